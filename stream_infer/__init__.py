@@ -1,0 +1,1 @@
+"""Streaming inference on Kafka: classify, translate and answer text events, each exactly once."""
