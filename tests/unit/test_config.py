@@ -1,0 +1,111 @@
+"""Settings: defaults, overrides, and every fault named at once."""
+
+from pathlib import Path
+
+import pytest
+
+from stream_infer.config import load_settings
+from stream_infer.errors import ConfigError
+
+
+def settings_file(directory: Path, text: str) -> Path:
+    path = directory / "stream-infer.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_default_streams_use_the_packaged_models() -> None:
+    assert {"encoder", "sentiment", "translator"} == set(load_settings().used_models)
+
+
+def test_only_models_that_a_stream_uses_are_loaded(tmp_path: Path) -> None:
+    path = settings_file(
+        tmp_path,
+        '[streams.mood]\ntask = "classify"\ninput = "posts"\noutput = "moods"\nmodel = "sentiment"\n',
+    )
+
+    assert ["sentiment"] == list(load_settings(path).used_models)
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = settings_file(tmp_path, '[service]\ngroup = "from-file"\nreplicas = 2\n')
+    monkeypatch.setenv("STREAM_INFER__SERVICE__GROUP", "from-environment")
+
+    settings = load_settings(path)
+
+    assert ("from-environment", 2) == (settings.service.group, settings.service.replicas)
+
+
+def test_every_fault_is_named_with_its_key(tmp_path: Path) -> None:
+    path = settings_file(
+        tmp_path,
+        """
+        [service]
+        replicas = 0
+        colour = "blue"
+        [streams.mood]
+        task = "classify"
+        input = "posts"
+        output = "moods"
+        model = "missing"
+        [streams.speech]
+        task = "translate"
+        input = "posts"
+        output = "posts"
+        model = "encoder"
+        latency_budget_ms = "soon"
+        """,
+    )
+
+    with pytest.raises(ConfigError) as caught:
+        load_settings(path)
+
+    message = str(caught.value)
+    for fault in (
+        "service.replicas",
+        "service.colour",
+        "streams.mood.model",
+        "streams.speech.latency_budget_ms",
+    ):
+        assert fault in message
+
+
+@pytest.mark.parametrize(
+    ("stream", "fault"),
+    [
+        ('model = "missing"', "streams.x.model: no model is named 'missing'"),
+        ('model = "translator"', "streams.x.model: a translate model cannot classify"),
+        ('model = "sentiment"\ndead_letters = "in"', "streams.x: a topic it writes to is also an input"),
+    ],
+)
+def test_references_are_checked(tmp_path: Path, stream: str, fault: str) -> None:
+    path = settings_file(
+        tmp_path, f'[streams.x]\ntask = "classify"\ninput = "in"\noutput = "out"\n{stream}\n'
+    )
+
+    with pytest.raises(ConfigError, match=fault):
+        load_settings(path)
+
+
+def test_a_secret_in_the_file_is_refused(tmp_path: Path) -> None:
+    path = settings_file(tmp_path, '[kafka]\nsasl_password = "hunter2"\n')
+
+    with pytest.raises(ConfigError, match=r"kafka\.sasl_password") as caught:
+        load_settings(path)
+
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.toml"):
+        load_settings(tmp_path / "absent.toml")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_settings(settings_file(tmp_path, "[service\n"))
+
+
+def test_answers_share_one_embedder(tmp_path: Path) -> None:
+    stream = '[streams.{0}]\ntask = "answer"\ninput = "in-{0}"\noutput = "out-{0}"\nmodel = "{1}"\n'
+    path = settings_file(tmp_path, stream.format("a", "encoder") + stream.format("b", "sentiment"))
+
+    with pytest.raises(ConfigError, match="one model must embed for all: encoder, sentiment"):
+        load_settings(path)
