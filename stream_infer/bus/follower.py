@@ -1,0 +1,126 @@
+"""Reading whole topics without a group: compacted topics from their beginning, results from now on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+
+from stream_infer.bus.aborts import AbortFilter
+from stream_infer.bus.connection import REACH_BACKOFF, Connection
+from stream_infer.bus.pacing import pace_empty_fetches
+from stream_infer.bus.source import to_record
+from stream_infer.bus.tolerance import accept_any_header_name
+from stream_infer.bus.topics import require
+from stream_infer.errors import BusError
+from stream_infer.schemas import Record
+
+POLL_MS = 1_000
+"""How long one wait for records lasts; records end it at once."""
+
+log = structlog.get_logger(__name__)
+
+
+class TopicFollower:
+    """All committed records of some topics, in each partition's order, and then those that come.
+
+    `caught_up` is set once everything that was there at the start has been handled, that is when
+    the next records are asked for. The broker may go away and come back meanwhile.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        topics: Collection[str],
+        *,
+        start: Literal["beginning", "end"] = "beginning",
+    ) -> None:
+        self.caught_up = asyncio.Event()
+        self._connection = connection
+        self._topics = sorted(topics)
+        self._start = start
+        self._consumer: Any = None
+        self._ends: dict[TopicPartition, int] = {}
+
+    async def __aenter__(self) -> Self:
+        """Fix where to begin: records written from here on are seen.
+
+        Raises:
+            ConfigError: a topic does not exist.
+            BusError: the broker is out of reach or refuses.
+        """
+        accept_any_header_name()
+        pace_empty_fetches()
+        await require(self._connection, self._topics)
+        self._consumer = AIOKafkaConsumer(
+            **self._connection.arguments,
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+        )
+        try:
+            AbortFilter(self._consumer)
+            await self._consumer.start()
+            await self._begin()
+        except BaseException as error:
+            await self._consumer.stop()
+            if isinstance(error, KafkaError):
+                raise BusError(f"cannot follow {', '.join(self._topics)}: {error}") from error
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._consumer.stop()
+
+    async def __aiter__(self) -> AsyncIterator[list[Record]]:
+        """Give the records as they come, many at a time; it does not end by itself."""
+        while True:
+            if not self.caught_up.is_set():
+                await self._note_progress()
+            records = await self._next()
+            if records:
+                yield records
+
+    async def _begin(self) -> None:
+        targets = [
+            TopicPartition(topic, partition)
+            for topic in self._topics
+            for partition in await self._consumer._client._wait_on_metadata(topic)  # noqa: SLF001 - the public way answers None until asked before
+        ]
+        self._consumer.assign(targets)
+        self._ends = await self._consumer.end_offsets(targets)
+        begins = self._ends if self._start == "end" else await self._consumer.beginning_offsets(targets)
+        for target, offset in begins.items():
+            self._consumer.seek(target, offset)
+
+    async def _note_progress(self) -> None:
+        positions = [await self._consumer.position(target) >= end for target, end in self._ends.items()]
+        if all(positions):
+            self.caught_up.set()
+
+    async def _next(self) -> list[Record]:
+        try:
+            fetched = await self._consumer.getmany(timeout_ms=POLL_MS)
+        except OffsetOutOfRangeError as error:
+            await self._return_into_range(error.args[0])
+            return []
+        except KafkaError as error:
+            log.warning("follow_failed", topics=self._topics, error=str(error))
+            await asyncio.sleep(REACH_BACKOFF)
+            return []
+        return [to_record(message) for messages in fetched.values() for message in messages]
+
+    async def _return_into_range(self, positions: dict[TopicPartition, int]) -> None:
+        """Go on from the oldest record that is left; a follower only ever wants what is there."""
+        for target, position in positions.items():
+            log.warning(
+                "follow_out_of_range", topic=target.topic, partition=target.partition, position=position
+            )
+            await self._consumer.seek_to_beginning(target)

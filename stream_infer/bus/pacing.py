@@ -1,0 +1,43 @@
+"""Not asking a broker again at once when it had nothing to say.
+
+Kafka keeps a fetch waiting until there are records or its time is up. noida-db answers at once, and
+each idle consumer would ask it two thousand times a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from aiokafka.consumer.fetcher import Fetcher
+
+FIRST_PAUSE = 0.001
+LONGEST_PAUSE = 0.01
+"""Seconds between two empty answers; records that come meanwhile wait no longer than this."""
+AT_ONCE = 0.05
+"""An empty answer that took longer has waited for records: then there is nothing to pace."""
+
+_ask = Fetcher._proc_fetch_request  # noqa: SLF001 - aiokafka has no hook between two fetches
+_pauses: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+
+
+def pace_empty_fetches() -> None:
+    """Make every consumer of this process pause, ever longer, after answers that are empty at once."""
+    Fetcher._proc_fetch_request = _ask_and_pause  # noqa: SLF001 - as above
+
+
+async def _ask_and_pause(self: Any, assignment: Any, node: int, request: Any) -> bool:
+    started = monotonic()
+    has_records = bool(await _ask(self, assignment, node, request))
+    if has_records or monotonic() - started > AT_ONCE:
+        _pauses.pop(self, None)
+        return has_records
+    pause = _pauses[self] = min(_pauses.get(self, FIRST_PAUSE / 2) * 2, LONGEST_PAUSE)
+    try:
+        await asyncio.sleep(pause)
+    except asyncio.CancelledError:
+        # The fetcher cancels fetches that are no longer wanted and expects them to end quietly.
+        return False
+    return False

@@ -1,0 +1,328 @@
+"""The input side of the bus: one consumer over all input topics of the service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from types import TracebackType
+from typing import Any, Self
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import (
+    CommitFailedError,
+    GroupAuthorizationFailedError,
+    IllegalStateError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    TopicAuthorizationFailedError,
+)
+from aiokafka.structs import OffsetAndMetadata
+
+from stream_infer.bus.aborts import AbortFilter
+from stream_infer.bus.connection import Connection
+from stream_infer.bus.pacing import pace_empty_fetches
+from stream_infer.bus.tolerance import accept_any_header_name
+from stream_infer.bus.topics import require
+from stream_infer.errors import BusError, PartitionLostError
+from stream_infer.schemas import Partition, Record
+
+RebalanceCallback = Callable[[frozenset[Partition]], Awaitable[None]]
+_OffsetsOf = Callable[[list[TopicPartition]], Awaitable[dict[TopicPartition, int]]]
+
+MAX_POLL_INTERVAL_MS = 600_000
+"""A paused service may be silent for as long as its slowest batch; heartbeats show that it lives."""
+REBALANCE_TIMEOUT_MS = 60_000
+"""How long a rebalance waits for members that still drain; a dead one is out after its session."""
+PARTITION_FETCH_BYTES = 512 * 1024
+"""What is fetched ahead for each partition, so what a pause throws away."""
+ERROR_BACKOFF = 0.5
+"""Seconds before the consumer is asked again after an error."""
+PATIENCE = 60.0
+"""Seconds of nothing but errors after which the consumer is given up."""
+
+LEAVE_SECONDS = 5.0
+"""How long leaving the group may take."""
+REBALANCE_GRACE = 0.5
+"""Seconds that a fetch may take beyond its wait while the group rebalances."""
+
+_REFUSALS = (GroupAuthorizationFailedError, TopicAuthorizationFailedError)
+
+log = structlog.get_logger(__name__)
+
+
+class Source:
+    """The records of the partitions that the consumer group gives to this process.
+
+    A partition flows only after `begin` has named its first offset, which the owner knows once it
+    has fenced the previous owner. `on_revoked` runs inside the rebalance, heartbeats going on, and
+    everyone waits for it; `on_assigned` runs before heartbeats are resumed, so it must return at
+    once and leave slow work, such as opening producers, to a task of the owner.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        group: str,
+        topics: Collection[str],
+        on_assigned: RebalanceCallback,
+        on_revoked: RebalanceCallback,
+    ) -> None:
+        self._connection = connection
+        self._group = group
+        self._topics = sorted(topics)
+        self._assignment = _Assignment(on_assigned, on_revoked)
+        self._consumer: Any = None
+        self._failing_since: float | None = None
+
+    async def __aenter__(self) -> Self:
+        """Join the group.
+
+        Raises:
+            ConfigError: a topic does not exist.
+            BusError: the broker is out of reach or refuses.
+        """
+        accept_any_header_name()
+        pace_empty_fetches()
+        await require(self._connection, self._topics)
+        settings = self._connection.settings
+        self._consumer = self._assignment.consumer = AIOKafkaConsumer(
+            **self._connection.arguments,
+            group_id=self._group,
+            group_instance_id=settings.instance_id,
+            session_timeout_ms=settings.session_timeout_ms,
+            heartbeat_interval_ms=settings.session_timeout_ms // 5,
+            rebalance_timeout_ms=REBALANCE_TIMEOUT_MS,
+            max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
+            max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+        )
+        self._consumer.subscribe(self._topics, listener=self._assignment)
+        try:
+            AbortFilter(self._consumer)
+            await self._consumer.start()
+        except BaseException as error:
+            await self._consumer.stop()
+            if isinstance(error, KafkaError):
+                raise BusError(f"cannot consume {', '.join(self._topics)}: {error}") from error
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the group; `on_revoked` is not called.
+
+        A consumer that is joining cannot be told to leave before the broker has answered; then the
+        group finds out by the session timeout.
+        """
+        try:
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self._consumer.stop()
+        except TimeoutError:
+            log.warning("group_not_left", group=self._group, timeout=LEAVE_SECONDS)
+            await self._consumer._client.close()  # noqa: SLF001 - what `stop` would have done last
+
+    @property
+    def assigned(self) -> frozenset[Partition]:
+        """The partitions that belong to this process."""
+        return frozenset(self._assignment.partitions.values())
+
+    async def begin(self, partition: Partition, offset: int | None) -> None:
+        """Let an assigned partition flow from `offset`, or from its oldest record.
+
+        Raises:
+            PartitionLostError: it no longer belongs to this process.
+            BusError: the broker did not say where the partition begins.
+        """
+        target = self._target(partition)
+        if offset is None:
+            offset = await self._ask(self._consumer.beginning_offsets, target)
+        self._seek(target, offset)
+        self._assignment.flowing.add(target)
+        self._consumer.resume(target)
+
+    async def fetch(
+        self, wait_seconds: float, max_records: int | None = None
+    ) -> dict[Partition, list[Record]]:
+        """Return the records that have come, waiting for the first at most about `wait_seconds`.
+
+        With `max_records` the rest stays fetched for the next call, which is cheaper than a pause.
+
+        Raises:
+            BusError: a rebalance callback failed, the broker refuses access, or the consumer had
+                nothing but errors for `PATIENCE` seconds.
+        """
+        self._assignment.check()
+        try:
+            async with asyncio.timeout(wait_seconds + REBALANCE_GRACE):
+                fetched = await self._consumer.getmany(
+                    timeout_ms=int(wait_seconds * 1000), max_records=max_records
+                )
+        except (NoOffsetForPartitionError, TimeoutError):
+            return {}
+        except OffsetOutOfRangeError as error:
+            await self._return_into_range(error.args[0])
+            return {}
+        except KafkaError as error:
+            await self._back_off(error)
+            return {}
+        self._failing_since = None
+        return {
+            self._assignment.partitions[target]: [to_record(message) for message in messages]
+            for target, messages in fetched.items()
+            if target in self._assignment.flowing
+        }
+
+    def pause(self, partitions: Iterable[Partition]) -> None:
+        """Fetch nothing more of these partitions; those no longer flowing are passed over."""
+        self._consumer.pause(*self._still_flowing(partitions))
+
+    def resume(self, partitions: Iterable[Partition]) -> None:
+        """Go on fetching these partitions; those no longer flowing are passed over."""
+        self._consumer.resume(*self._still_flowing(partitions))
+
+    async def commit(self, partition: Partition, offset: int, metadata: str) -> None:
+        """Commit a position outside of any transaction, as at-least-once delivery does.
+
+        Raises:
+            PartitionLostError: the partition no longer belongs to this process.
+            BusError: the broker refused.
+        """
+        target = self._target(partition)
+        try:
+            await self._consumer.commit({target: OffsetAndMetadata(offset, metadata)})
+        except (CommitFailedError, IllegalStateError) as error:
+            raise PartitionLostError(f"{partition} was given to another worker: {error}") from error
+        except KafkaError as error:
+            raise BusError(f"{partition}: offset {offset} was not committed: {error}") from error
+
+    def lag(self) -> dict[Partition, int]:
+        """Return how many records wait in each flowing partition, as of the last answered fetch."""
+        lags = {}
+        for target, state in self._states():
+            end = state.highwater if state.lso in (None, -1) else state.lso
+            if end is not None:
+                lags[self._assignment.partitions[target]] = max(0, end - state.position)
+        return lags
+
+    def heard_ms(self) -> int | None:
+        """Return the wall-clock milliseconds of the last fetch that the broker answered, if any.
+
+        It moves on an idle partition too, so a standstill says that the broker is out of reach,
+        which the state of the connection does not; paused partitions are not fetched.
+        """
+        return max((state.timestamp for _, state in self._states() if state.timestamp), default=None)
+
+    def _states(self) -> list[tuple[TopicPartition, Any]]:
+        subscription = self._consumer._subscription.subscription  # noqa: SLF001 - the public way to a position awaits
+        current = subscription and subscription.assignment
+        states = [(target, current and current.state_value(target)) for target in self._assignment.flowing]
+        return [(target, state) for target, state in states if state and state.has_valid_position]
+
+    def _target(self, partition: Partition) -> TopicPartition:
+        target = TopicPartition(partition.topic, partition.partition)
+        if target not in self._assignment.partitions:
+            raise PartitionLostError(f"{partition} does not belong to this worker")
+        return target
+
+    def _still_flowing(self, partitions: Iterable[Partition]) -> list[TopicPartition]:
+        targets = (TopicPartition(p.topic, p.partition) for p in partitions)
+        return [target for target in targets if target in self._assignment.flowing]
+
+    def _seek(self, target: TopicPartition, offset: int) -> None:
+        try:
+            self._consumer.seek(target, offset)
+        except IllegalStateError as error:
+            raise PartitionLostError(f"{target} was given to another worker") from error
+
+    async def _ask(self, offsets_of: _OffsetsOf, target: TopicPartition) -> int:
+        try:
+            return (await offsets_of([target]))[target]
+        except KafkaError as error:
+            raise BusError(f"{target}: its offsets could not be read: {error}") from error
+
+    async def _return_into_range(self, positions: dict[TopicPartition, int]) -> None:
+        """Move partitions whose position no longer exists to the nearest one that does, and say so."""
+        for target, position in positions.items():
+            if target not in self._assignment.flowing:
+                continue
+            beginning = await self._ask(self._consumer.beginning_offsets, target)
+            end = await self._ask(self._consumer.end_offsets, target)
+            log.error(
+                "records_lost_by_broker",
+                topic=target.topic,
+                partition=target.partition,
+                position=position,
+                beginning=beginning,
+                end=end,
+            )
+            self._seek(target, min(max(position, beginning), end))
+
+    async def _back_off(self, error: KafkaError) -> None:
+        if isinstance(error, _REFUSALS):
+            raise BusError(f"the broker refuses access: {error}") from error
+        now = asyncio.get_running_loop().time()
+        self._failing_since = self._failing_since or now
+        if now - self._failing_since > PATIENCE:
+            raise BusError(f"nothing but errors for {PATIENCE:g} s: {error}") from error
+        log.warning("fetch_failed", error=str(error))
+        await asyncio.sleep(ERROR_BACKOFF)
+
+
+class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka publishes no types
+    """What the group gave to this process, and which of it flows.
+
+    aiokafka only logs an error of a rebalance callback; here it is kept for `check` to raise.
+    """
+
+    def __init__(self, on_assigned: RebalanceCallback, on_revoked: RebalanceCallback) -> None:
+        self.partitions: dict[TopicPartition, Partition] = {}
+        self.flowing: set[TopicPartition] = set()
+        self.consumer: Any = None
+        self._on_assigned = on_assigned
+        self._on_revoked = on_revoked
+        self._failure: Exception | None = None
+
+    def check(self) -> None:
+        """Raise the error of a rebalance callback, if there was one."""
+        if self._failure is not None:
+            raise BusError(f"a rebalance failed: {self._failure}") from self._failure
+
+    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        """Stop the flow, then let the owner finish: until it returns the partitions are its own."""
+        self.flowing.clear()
+        await self._call(self._on_revoked, revoked)
+        self.partitions.clear()
+
+    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        """Take the partitions over, none of them flowing yet."""
+        self.consumer.pause(*assigned)
+        self.partitions = {target: Partition(target.topic, target.partition) for target in assigned}
+        await self._call(self._on_assigned, assigned)
+
+    async def _call(self, callback: RebalanceCallback, targets: Collection[TopicPartition]) -> None:
+        partitions = frozenset(self.partitions[target] for target in targets if target in self.partitions)
+        if not partitions:
+            return
+        try:
+            await callback(partitions)
+        except Exception as error:  # noqa: BLE001 - kept, and raised by `check`
+            self._failure = error
+
+
+def to_record(message: Any) -> Record:
+    """Return a consumed message as the rest of the service knows it."""
+    return Record(
+        message.topic,
+        message.partition,
+        message.offset,
+        message.timestamp,
+        message.key,
+        message.value,
+        message.headers,
+    )

@@ -1,0 +1,242 @@
+"""The topics that the service needs: declared in TOML, created where missing, compared where not."""
+
+from __future__ import annotations
+
+import asyncio
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from aiokafka.admin import NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import TopicAlreadyExistsError, for_code
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stream_infer.bus.connection import REACH_BACKOFF, Connection, open_admin
+from stream_infer.config import Settings, TopicName
+from stream_infer.errors import BusError, ConfigError
+from stream_infer.schemas import Task
+
+MAX_REPLICAS = 3
+LISTED_SECONDS = 30.0
+REPLICAS_SETTING = "default.replication.factor"
+PASSAGE_COUNTS = "stream-infer-streams-passage-counts-changelog"
+"""The side streams' changelog, as their default application name has it."""
+
+
+class _Declared(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FieldSpec(_Declared):
+    """One field of a topic's bodies, in the words of JSON Schema."""
+
+    type: Literal["string", "number", "integer", "boolean", "array", "object"]
+    description: str
+    required: bool = False
+    nullable: bool = False
+    encoding: str | None = None
+    items: dict[str, Any] | None = None
+    values: dict[str, Any] | None = None
+
+
+class TopicSpec(_Declared):
+    """One topic, as its file declares it."""
+
+    name: TopicName
+    description: str
+    direction: Literal["receive", "send", "internal"]
+    partitions: Annotated[int, Field(gt=0)]
+    cleanup_policy: Literal["delete", "compact"] = "delete"
+    retention_ms: Annotated[int, Field(ge=-1)] = 604_800_000
+    max_message_bytes: Annotated[int, Field(gt=0)] = 1_048_588
+    key: str
+    headers: dict[str, str] = Field(default_factory=dict)
+    body: dict[str, FieldSpec] = Field(default_factory=dict)
+
+    @property
+    def configs(self) -> dict[str, str]:
+        """The broker's settings for the topic; a compacted one keeps the last value of a key for ever."""
+        settings = {"cleanup.policy": self.cleanup_policy, "max.message.bytes": str(self.max_message_bytes)}
+        return (
+            settings
+            if self.cleanup_policy == "compact"
+            else settings | {"retention.ms": str(self.retention_ms)}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What of a topic is not as declared; `actual` is None where the topic is missing."""
+
+    topic: str
+    setting: str
+    expected: str
+    actual: str | None
+
+    def __str__(self) -> str:
+        if self.actual is None:
+            return f"{self.topic}: missing"
+        return f"{self.topic}: {self.setting} is {self.actual}, declared is {self.expected}"
+
+
+def load_specs() -> list[TopicSpec]:
+    """Return the declared topics, by name: the package's own, or the repository's in a checkout.
+
+    Raises:
+        ConfigError: a file is not a valid declaration; it is named.
+    """
+    texts = {
+        path.name: path.read_text("utf-8") for path in _directory().iterdir() if path.name.endswith(".toml")
+    }
+    return [_parse(name, text) for name, text in sorted(texts.items())]
+
+
+def specs_for(settings: Settings) -> list[TopicSpec]:
+    """Return the topics that a service of these settings uses, under the names it uses."""
+    declared = {spec.name: spec for spec in load_specs()}
+    names: dict[str, str] = {}
+    for stream in settings.streams.values():
+        names |= {stream.input: f"requests.{stream.task}", stream.output: f"results.{stream.task}"}
+        names[stream.dead_letters] = "dead-letters"
+        if stream.task is Task.ANSWER:
+            names |= {settings.retrieval.documents: "documents", settings.retrieval.passages: "passages"}
+            names[f"{settings.side_streams.application}-passage-counts-changelog"] = PASSAGE_COUNTS
+    if settings.cache.shared:
+        names[settings.cache.topic] = "embeddings"
+    return [declared[model].model_copy(update={"name": name}) for name, model in sorted(names.items())]
+
+
+async def apply(connection: Connection, specs: Sequence[TopicSpec]) -> list[str]:
+    """Create the topics that are missing and return their names; existing ones are left as they are.
+
+    Raises:
+        BusError: the broker is out of reach or refuses.
+    """
+    async with open_admin(connection) as admin:
+        existing = set(await admin.list_topics())
+        missing = [spec for spec in specs if spec.name not in existing]
+        if missing:
+            await _create(admin, missing, await _replicas(admin))
+            await _wait_until_listed(admin, {spec.name for spec in missing})
+    return [spec.name for spec in missing]
+
+
+async def check(connection: Connection, specs: Sequence[TopicSpec]) -> list[Difference]:
+    """Return in what the broker's topics differ from the declared ones; more partitions are no difference.
+
+    Raises:
+        BusError: the broker is out of reach or refuses.
+    """
+    async with open_admin(connection) as admin:
+        existing = set(await admin.list_topics())
+        present = [spec for spec in specs if spec.name in existing]
+        partitions = await _partition_counts(admin, [spec.name for spec in present])
+        topics = [ConfigResource(ConfigResourceType.TOPIC, spec.name) for spec in present]
+        configs = await _configs(admin, topics)
+    return [
+        difference
+        for spec in specs
+        for difference in (
+            _differences(spec, partitions[spec.name], configs[spec.name])
+            if spec.name in existing
+            else [Difference(spec.name, "topic", "present", None)]
+        )
+    ]
+
+
+async def require(connection: Connection, names: Iterable[str]) -> None:
+    """Check that the topics exist: some brokers would make them up, with one partition each.
+
+    Raises:
+        ConfigError: some do not; they are named.
+        BusError: the broker is out of reach or refuses.
+    """
+    async with open_admin(connection) as admin:
+        missing = sorted(set(names) - set(await admin.list_topics()))
+    if missing:
+        raise ConfigError(f"no such topic: {', '.join(missing)}; `stream-infer topics apply` creates them")
+
+
+async def partition_counts(connection: Connection, names: Sequence[str]) -> dict[str, int]:
+    """Return how many partitions each of these topics has.
+
+    Raises:
+        ConfigError: some do not exist; they are named.
+        BusError: the broker is out of reach or refuses.
+    """
+    await require(connection, names)
+    async with open_admin(connection) as admin:
+        return await _partition_counts(admin, names)
+
+
+async def _create(admin: Any, specs: Sequence[TopicSpec], replicas: int) -> None:
+    topics = [NewTopic(spec.name, spec.partitions, replicas, topic_configs=spec.configs) for spec in specs]
+    response = await admin.create_topics(topics)
+    for name, code, *message in response.topic_errors:
+        kind = for_code(code)
+        if code and kind is not TopicAlreadyExistsError:
+            raise kind(f"{name}: {message[0] if message else ''}")
+
+
+async def _wait_until_listed(admin: Any, names: set[str]) -> None:
+    """Return once the broker that is asked knows the topics, which is a little after they were created."""
+    try:
+        async with asyncio.timeout(LISTED_SECONDS):
+            while names - set(await admin.list_topics()):  # noqa: ASYNC110 - a broker sets no event
+                await asyncio.sleep(REACH_BACKOFF)
+    except TimeoutError:
+        raise BusError(
+            f"created but not listed after {LISTED_SECONDS:g} s: {', '.join(sorted(names))}"
+        ) from None
+
+
+async def _replicas(admin: Any) -> int:
+    """Return the broker's own default, which this version of the protocol cannot ask it to apply."""
+    brokers = [broker["node_id"] for broker in (await admin.describe_cluster())["brokers"]]
+    asked = ConfigResource(ConfigResourceType.BROKER, str(brokers[0]), {REPLICAS_SETTING: ""})
+    configs = await _configs(admin, [asked])
+    default = next(iter(configs.values()), {}).get(REPLICAS_SETTING)
+    return int(default) if default else min(MAX_REPLICAS, len(brokers))
+
+
+async def _partition_counts(admin: Any, names: Sequence[str]) -> dict[str, int]:
+    described = await admin.describe_topics(list(names)) if names else []
+    return {topic["topic"]: len(topic["partitions"]) for topic in described}
+
+
+async def _configs(admin: Any, asked: list[ConfigResource]) -> dict[str, dict[str, str]]:
+    responses = await admin.describe_configs(asked) if asked else []
+    return {
+        name: {entry[0]: entry[1] for entry in entries}
+        for response in responses
+        for _code, _message, _kind, name, entries in response.resources
+    }
+
+
+def _differences(spec: TopicSpec, partitions: int, configs: dict[str, str]) -> Iterable[Difference]:
+    if partitions < spec.partitions:
+        yield Difference(spec.name, "partitions", str(spec.partitions), str(partitions))
+    for setting, expected in spec.configs.items():
+        actual = configs.get(setting, "unset")
+        if actual != expected:
+            yield Difference(spec.name, setting, expected, actual)
+
+
+def _directory() -> Traversable:
+    packaged = files("stream_infer") / "topics"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "topics"
+
+
+def _parse(name: str, text: str) -> TopicSpec:
+    try:
+        return TopicSpec(**tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name}: not valid TOML: {error}") from error
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise ConfigError(f"{name}: {faults}") from error

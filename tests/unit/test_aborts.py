@@ -1,0 +1,130 @@
+"""Whatever a broker says of old aborts, a reader sees exactly what was committed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
+from aiokafka.record.memory_records import MemoryRecords
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_infer.bus.aborts import Aborted, current_aborts
+
+_ATTRIBUTES = 22
+_CONTROL = 0x20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One batch of a log: a record of a producer, or the marker that ends its transaction."""
+
+    producer: int
+    offset: int
+    commits: bool | None = None
+
+    @property
+    def data(self) -> bytes:
+        """The batch as it lies on disk."""
+        return self.offset.to_bytes(8, "big") + batch(self.producer, self.commits)[8:]
+
+
+@cache
+def batch(producer: int, commits: bool | None) -> bytes:  # noqa: FBT001 - None stands for a record
+    builder = _DefaultRecordBatchBuilderPy(
+        2, 0, is_transactional=1, producer_id=producer, producer_epoch=0, base_sequence=0, batch_size=10_000
+    )
+    key = None if commits is None else b"\x00\x00" + (b"\x00\x01" if commits else b"\x00\x00")
+    builder.append(0, 1_000, key, b"value", [])
+    data = builder.build()
+    if commits is not None:
+        data[_ATTRIBUTES] |= _CONTROL
+    return bytes(data)
+
+
+def make_log(moves: list[tuple[int, str]]) -> list[Entry]:
+    """Return the log of producers that write, commit and abort; what is open at its end is committed."""
+    log: list[Entry] = []
+    opened: set[int] = set()
+    for producer, move in [*moves, *((producer, "commit") for producer in (1, 2, 3))]:
+        if move == "write":
+            opened.add(producer)
+            log.append(Entry(producer, len(log)))
+        elif producer in opened:
+            opened.remove(producer)
+            log.append(Entry(producer, len(log), commits=move == "commit"))
+    return log
+
+
+def aborted_transactions(log: list[Entry]) -> list[tuple[int, int, int]]:
+    """Return producer, first offset and marker of every aborted transaction."""
+    found = []
+    first: dict[int, int] = {}
+    for entry in log:
+        if entry.commits is None:
+            first.setdefault(entry.producer, entry.offset)
+        elif (began := first.pop(entry.producer, None)) is not None and not entry.commits:
+            found.append((entry.producer, began, entry.offset))
+    return found
+
+
+def committed(log: list[Entry]) -> list[int]:
+    """Return the offsets that a reader has to see."""
+    ends = [entry for entry in log if entry.commits is not None]
+    return [
+        entry.offset
+        for entry in log
+        if entry.commits is None
+        and next(end.commits for end in ends if end.producer == entry.producer and end.offset > entry.offset)
+    ]
+
+
+def read(log: list[Entry], chunks: Iterator[int], *, names_ended: bool, position: int = 0) -> list[int]:
+    """Return what a reader sees who fetches so many batches at a time, from a position on."""
+    seen: list[int] = []
+    ended: set[Aborted] = set()
+    while position < len(log):
+        chunk = log[position : position + next(chunks)]
+        aborted = [
+            (producer, began)
+            for producer, began, marker in aborted_transactions(log)
+            if began <= chunk[-1].offset and (names_ended or marker >= position)
+        ]
+        data = b"".join(entry.data for entry in chunk)
+        heeded = current_aborts(aborted, data, position, ended)
+        records: Any = PartitionRecords(
+            TopicPartition("t", 0),
+            MemoryRecords(data),
+            heeded,
+            position,
+            None,
+            None,
+            False,
+            READ_COMMITTED,
+        )
+        seen += [record.offset for record in records]
+        position = chunk[-1].offset + 1
+    return seen
+
+
+LOGS = st.lists(
+    st.tuples(st.integers(1, 3), st.sampled_from(["write", "write", "commit", "abort"])), max_size=25
+).map(make_log)
+
+
+@pytest.mark.parametrize("names_ended", [False, True])
+@given(log=LOGS, chunks=st.lists(st.integers(1, 5), min_size=30, max_size=30))
+def test_a_reader_sees_what_was_committed(*, names_ended: bool, log: list[Entry], chunks: list[int]) -> None:
+    assert committed(log) == read(log, iter(chunks), names_ended=names_ended)
+
+
+@pytest.mark.parametrize("names_ended", [False, True])
+@given(log=LOGS, start=st.integers(0, 30))
+def test_a_reader_may_begin_anywhere(*, names_ended: bool, log: list[Entry], start: int) -> None:
+    expected = [offset for offset in committed(log) if offset >= start]
+
+    assert expected == read(log, iter([len(log)]), names_ended=names_ended, position=start)

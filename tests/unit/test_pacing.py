@@ -1,0 +1,40 @@
+"""Asking again after empty answers: ever later, and at once when there were records."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from stream_infer.bus import pacing
+
+
+@pytest.fixture
+def answers() -> Iterator[bool]:
+    """What the broker says, one after the other: whether there were records."""
+    return iter([False, False, False, False, False, False, True, False])
+
+
+async def test_pauses_grow_to_a_limit_and_start_anew(
+    monkeypatch: pytest.MonkeyPatch, answers: Iterator[bool]
+) -> None:
+    class FakeFetcher:
+        """Stands where aiokafka's would; only its identity matters."""
+
+    async def ask(*_: Any) -> bool:
+        return next(answers)
+
+    async def note(seconds: float) -> None:
+        pauses.append(seconds)
+
+    pauses: list[float] = []
+    monkeypatch.setattr(pacing, "_ask", ask)
+    monkeypatch.setattr(asyncio, "sleep", note)
+    fetcher = FakeFetcher()
+
+    found = [await pacing._ask_and_pause(fetcher, None, 0, None) for _ in range(8)]
+
+    assert [False] * 6 + [True, False] == found
+    assert [0.001, 0.002, 0.004, 0.008, 0.01, 0.01, 0.001] == pauses
