@@ -1,0 +1,53 @@
+"""How a record ends: the result or dead letter that is published for it."""
+
+from __future__ import annotations
+
+from stream_infer.flow.pending import Run
+from stream_infer.schemas import DeadLetter, Record, Result, ResultBody, Stages
+
+INTERNAL = "internal"
+"""The reason of dead letters whose error is a fault of this service, not of the record."""
+
+_MAX_ERROR_CHARS = 1000
+
+
+def dead_letter(
+    record: Record,
+    stream: str,
+    error: Exception,
+    stage: str,
+    *,
+    request_id: str | None = None,
+    attempts: int = 0,
+) -> DeadLetter:
+    """Return the dead letter of a record; `stage` is decode, admit, prepare, engine or post."""
+    return DeadLetter(
+        record=record,
+        id=record.position if request_id is None else request_id,
+        stream=stream,
+        reason=getattr(error, "reason", INTERNAL),
+        error=_described(error),
+        stage=stage,
+        attempts=attempts,
+    )
+
+
+def result(run: Run, body: ResultBody, now: float) -> Result:
+    """Return the result of a run that ended at `now`, with where its time went."""
+    request = run.request
+    bus = max(request.arrived + run.plan.latency_budget - request.deadline, 0.0)
+    return Result(
+        request.record,
+        request.id,
+        request.stream,
+        body,
+        run.plan.model,
+        Stages(bus, run.queue, run.engine, bus + now - request.arrived),
+        now > request.deadline,
+    )
+
+
+def _described(error: Exception) -> str:
+    """Return what happened, of bounded length and fit to be encoded: it becomes a header."""
+    text = f"{type(error).__name__}: {error}"[:_MAX_ERROR_CHARS]
+    return text.encode(errors="backslashreplace").decode()

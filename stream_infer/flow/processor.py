@@ -1,0 +1,289 @@
+"""Drives requests through their recipes: cache, equal work in flight, tokenising, batches, outcome."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol, cast
+
+from stream_infer.errors import EngineError, LateError, ModelFailedError
+from stream_infer.flow.batcher import Batcher
+from stream_infer.flow.lane import Lane
+from stream_infer.flow.outcomes import dead_letter, result
+from stream_infer.flow.pending import Batch, Pending, Place, Run, StreamPlan, Unencoded
+from stream_infer.flow.retry import RetryPolicy, halves
+from stream_infer.schemas import (
+    Outcome,
+    Output,
+    Partition,
+    Recipe,
+    Record,
+    Request,
+    Tokens,
+    Work,
+)
+
+_MAX_UNENCODED = 256
+
+
+class OutputCache(Protocol):
+    """Outputs by work key; bounded, so what was put may be gone."""
+
+    def get(self, key: bytes, /) -> Output | None:
+        """Return the output, or None."""
+
+    def put(self, key: bytes, output: Output, /) -> None:
+        """Keep the output."""
+
+
+class Processor:
+    """Turns requests into outcomes; the shell brings tokens and outputs and takes what is ready.
+
+    The shell's loop: `submit` what arrived; tokenise what `take_unencoded` gives and return it with
+    `encoded` (or `encoding_failed`); run what `next_batch` gives and return it with `batch_done` or
+    `batch_failed`; publish what `take_outcomes` and `take_fresh` give. Each is synchronous.
+    """
+
+    def __init__(
+        self,
+        streams: Mapping[str, StreamPlan],
+        lanes: Iterable[Lane],
+        cache: OutputCache,
+        key_of: Callable[[Work], bytes],
+        *,
+        retry: RetryPolicy | None = None,
+        max_fresh: int = 4096,
+    ) -> None:
+        """`max_fresh` bounds the outputs kept for `take_fresh`; beyond it they are counted, not kept."""
+        self.batcher = Batcher(lanes)
+        self.hits = 0
+        """Pieces of work found in the cache."""
+        self.misses = 0
+        """Pieces of work that a model had to run."""
+        self.joined = 0
+        """Pieces of work that were in flight already."""
+        self.fresh_dropped = 0
+        """Outputs that `take_fresh` did not get to see."""
+        self.failures_in_a_row = 0
+        """Batches that failed since one last passed; many mean the engine is at fault, not a record."""
+        self._streams = streams
+        self._cache = cache
+        self._key_of = key_of
+        self._retry = retry or RetryPolicy()
+        self._max_fresh = max_fresh
+        self._in_flight: dict[bytes, Pending] = {}
+        self._unencoded: defaultdict[str, list[Pending]] = defaultdict(list)
+        self._split: list[Unencoded] = []
+        self._runs: dict[tuple[str, int], set[Run]] = {}
+        self._outcomes: list[Outcome] = []
+        self._fresh: list[tuple[bytes, Output]] = []
+
+    def submit(self, request: Request, recipe: Recipe, now: float) -> None:
+        """Start a request; if the cache holds all it needs, its outcome is ready on return."""
+        plan = self._streams[request.stream]
+        if plan.sheds_late and request.deadline < now:
+            self._give_up(request, LateError("the deadline had passed on arrival"), "admit")
+            return
+        self._advance(Run(request, recipe, plan), None, now)
+
+    def encoded(self, unencoded: Unencoded, tokens: Sequence[Tokens]) -> None:
+        """Queue pieces that were tokenised, in the order in which they were given."""
+        lane = self.batcher.lanes[unencoded.lane]
+        for item, encoding in list(zip(unencoded.items, tokens, strict=True)):
+            if item.place is not Place.GONE:
+                item.tokens = encoding
+                item.size = len(encoding.ids)
+                lane.add(item)
+
+    def encoding_failed(self, unencoded: Unencoded, error: Exception) -> None:
+        """Halve what the tokenizer raised on, until a single piece is found to be at fault."""
+        if len(unencoded.items) > 1:
+            self._split += [Unencoded(unencoded.lane, half) for half in halves(unencoded.items)]
+            return
+        item = unencoded.items[0]
+        self._forget(item)
+        self._fail(item, list(item.waiters), error, "prepare")
+
+    def batch_done(self, batch: Batch, outputs: Sequence[Output], now: float, took: float) -> None:
+        """Hand out the outputs of a batch that ran for `took` seconds."""
+        if len(outputs) != len(batch.items):
+            error = ModelFailedError(f"{len(outputs)} outputs for {len(batch.items)} inputs")
+            self.batch_failed(batch, error, now)
+            return
+        self.failures_in_a_row = 0
+        lane = self.batcher.lanes[batch.lane]
+        lane.cost.observe(batch.tokens, took)
+        lane.budget.recover()
+        for item, output in zip(batch.items, outputs, strict=True):
+            self._cache.put(item.key, output)
+            self._keep_fresh(item.key, output)
+            self._forget(item)
+        for item, output in zip(batch.items, outputs, strict=True):
+            for run in list(item.waiters):
+                self._deliver(run, item, output, now, took)
+
+    def batch_failed(self, batch: Batch, error: EngineError, now: float) -> None:
+        """Set the pieces of a failed batch apart in halves, or judge the one that ran alone."""
+        self.failures_in_a_row += 1
+        lane = self.batcher.lanes[batch.lane]
+        for item in batch.items:
+            item.failures += 1
+        if len(batch.items) == 1:
+            self._judge(lane, batch.items[0], error, now)
+            return
+        if error.retriable:
+            lane.budget.shrink(batch.tokens)
+        for item in batch.items:
+            if not item.waiters:
+                self._forget(item)
+        lane.add_parts([item for item in half if item.waiters] for half in halves(batch.items))
+
+    def drop(self, partition: Partition) -> None:
+        """Forget all requests of a partition that was lost; others that wait for equal work keep it."""
+        lost = (partition.topic, partition.partition)
+        for run in self._runs.pop(lost, ()):
+            self._leave(run)
+        self._outcomes = [outcome for outcome in self._outcomes if _origin(outcome.record) != lost]
+
+    def take_unencoded(self) -> list[Unencoded]:
+        """Return the pieces to tokenise, each once, in groups that belong to one lane."""
+        groups, self._split = self._split, []
+        for lane, items in self._unencoded.items():
+            wanted = [item for item in items if item.place is not Place.GONE]
+            groups += [
+                Unencoded(lane, tuple(wanted[start : start + _MAX_UNENCODED]))
+                for start in range(0, len(wanted), _MAX_UNENCODED)
+            ]
+        self._unencoded.clear()
+        return groups
+
+    def next_batch(self, now: float, *, idle: bool) -> Batch | None:
+        """Return a batch to run, if one must leave or may because the engine is idle."""
+        return self.batcher.next_batch(now, idle=idle)
+
+    def next_wake(self, now: float) -> float | None:
+        """Return when to call `next_batch` again though the engine is not idle; None if nothing waits."""
+        return self.batcher.next_wake(now)
+
+    def take_outcomes(self) -> list[Outcome]:
+        """Return the outcomes since the last call, each once."""
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
+
+    def take_fresh(self) -> list[tuple[bytes, Output]]:
+        """Return the outputs that models made since the last call, by work key, for the shared cache."""
+        fresh, self._fresh = self._fresh, []
+        return fresh
+
+    def _advance(self, run: Run, outputs: Sequence[Output] | None, now: float) -> None:
+        """Drive the recipe until it ends or waits for a model."""
+        stage = "prepare" if outputs is None else "post"
+        try:
+            while True:
+                works = run.recipe.send(outputs)  # type: ignore[arg-type]  # None starts a generator
+                outputs = self._look_up(run, works, now)
+                if outputs is None:
+                    return
+                stage = "post"
+        except StopIteration as end:
+            self._outcomes.append(result(run, end.value, now))
+        except Exception as error:  # noqa: BLE001 - a fault in a recipe must not take its neighbours down
+            self._give_up(run.request, error, stage)
+        if run.has_waited:
+            self._untrack(run)
+
+    def _look_up(self, run: Run, works: Sequence[Work], now: float) -> list[Output] | None:
+        """Return the outputs if the cache holds them all; otherwise the run waits for what is missing."""
+        outputs: list[Output | None] = []
+        missing: list[tuple[bytes, Work, int]] = []
+        for work in works:
+            key = self._key_of(work)
+            output = self._cache.get(key)
+            if output is None:
+                if work.model not in self.batcher.lanes:
+                    raise LookupError(f"no model is called {work.model!r}")
+                missing.append((key, work, len(outputs)))
+            outputs.append(output)
+        self.hits += len(outputs) - len(missing)
+        if not missing:
+            return cast("list[Output]", outputs)
+        run.outputs = outputs
+        run.since = now
+        run.has_waited = True
+        self._runs.setdefault(_origin(run.request.record), set()).add(run)
+        for key, work, index in missing:
+            self._wait(run, key, work, index)
+        return None
+
+    def _wait(self, run: Run, key: bytes, work: Work, index: int) -> None:
+        """Let the run wait for equal work in flight, or else for a new piece."""
+        deadline = run.request.deadline
+        item = self._in_flight.get(key)
+        if item is None:
+            item = self._in_flight[key] = Pending(key, work, deadline)
+            self._unencoded[work.model].append(item)
+            self.misses += 1
+        else:
+            self.batcher.lanes[work.model].hasten(item, deadline)
+            self.joined += 1
+        item.waiters.setdefault(run, item.attempts)
+        run.waits_for.setdefault(item, []).append(index)
+
+    def _deliver(self, run: Run, item: Pending, output: Output, now: float, took: float) -> None:
+        for index in run.waits_for.pop(item):
+            run.outputs[index] = output
+        if run.waits_for:
+            return
+        elapsed = now - run.since
+        run.engine += min(took, elapsed)
+        run.queue += max(elapsed - took, 0.0)
+        self._advance(run, cast("list[Output]", run.outputs), now)
+
+    def _judge(self, lane: Lane, item: Pending, error: EngineError, now: float) -> None:
+        """Give up the requests whose piece has failed alone often enough; the others try it again."""
+        item.attempts += 1
+        self._fail(item, self._retry.given_up(item, error, now), error, "engine")
+        if item.waiters:
+            lane.rest(item, self._retry.next_attempt(item, now))
+        else:
+            self._forget(item)
+
+    def _fail(self, item: Pending, runs: Iterable[Run], error: Exception, stage: str) -> None:
+        for run in runs:
+            self._leave(run)
+            self._untrack(run)
+            self._give_up(run.request, error, stage, item.failures)
+
+    def _give_up(self, request: Request, error: Exception, stage: str, attempts: int = 0) -> None:
+        letter = dead_letter(
+            request.record, request.stream, error, stage, request_id=request.id, attempts=attempts
+        )
+        self._outcomes.append(letter)
+
+    def _leave(self, run: Run) -> None:
+        """Stop waiting; pieces that nobody waits for any more are forgotten unless they are running."""
+        for item in run.waits_for:
+            del item.waiters[run]
+            if not item.waiters and item.place is not Place.RUNNING:
+                self.batcher.lanes[item.work.model].discard(item)
+                self._forget(item)
+        run.waits_for.clear()
+
+    def _untrack(self, run: Run) -> None:
+        runs = self._runs.get(_origin(run.request.record))
+        if runs:
+            runs.discard(run)
+
+    def _forget(self, item: Pending) -> None:
+        if self._in_flight.get(item.key) is item:
+            del self._in_flight[item.key]
+
+    def _keep_fresh(self, key: bytes, output: Output) -> None:
+        if len(self._fresh) < self._max_fresh:
+            self._fresh.append((key, output))
+        else:
+            self.fresh_dropped += 1
+
+
+def _origin(record: Record) -> tuple[str, int]:
+    return record.topic, record.partition
