@@ -1,0 +1,1 @@
+"""Models in child processes: the only home of torch besides training."""

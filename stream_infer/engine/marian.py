@@ -1,0 +1,173 @@
+"""The small Marian translation models (transformer encoder, SSRU decoder) in torch.
+
+The encoder works on flat tokens without padding. SSRU: Kim et al., "From Research to Production and
+Back: Ludicrously Fast Neural Machine Translation", 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from copy import copy
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from stream_infer.engine.marian_layers import (
+    DecoderLayer,
+    EncoderLayer,
+    Group,
+    Memory,
+    TinyMarianConfig,
+    group_rows,
+    sinusoids,
+)
+
+MEMORY_STEP = 16
+"""A row's encoder output is padded to a multiple of this, so that rows of like length attend together."""
+
+
+class TinyDecoder:
+    """The rows of one batch on their way through the decoder.
+
+    Where `allowed` [rows, vocab_size] says which words each row may be translated with, only the
+    words that some row needs are scored at all.
+    """
+
+    def __init__(
+        self, model: TinyMarian, memories: list[Memory], rows: int, allowed: Tensor | None = None
+    ) -> None:
+        self._model = model
+        self._memories = memories
+        self._cells = [
+            model.embeddings.weight.new_zeros(rows, model.config.hidden_size) for _ in model.decoder
+        ]
+        self._step = 0
+        self._projection: nn.Module = model.projection
+        self._words: Tensor | None = None
+        self._penalties: Tensor | None = None
+        if allowed is not None:
+            self._words = allowed.any(0).nonzero()[:, 0]
+            self._projection = select_outputs(model.projection, self._words)
+            self._penalties = torch.zeros(rows, len(self._words)).masked_fill_(
+                ~allowed[:, self._words], -torch.inf
+            )
+
+    def step(self, tokens: Tensor | None) -> Tensor:
+        """Return each row's likeliest next token, [rows], after `tokens` [rows]; None starts."""
+        scores = self.score(tokens)
+        if self._words is None or self._penalties is None:
+            return scores.argmax(1)
+        return self._words[scores.add_(self._penalties).argmax(1)]
+
+    def score(self, tokens: Tensor | None) -> Tensor:
+        """Return each row's logits of the next token, [rows, scored words]; for `tokens` see `step`."""
+        hidden = self._model.place(tokens, self._step, rows=self._cells[0].shape[0])
+        for number, (layer, cell) in enumerate(zip(self._model.decoder, self._cells, strict=True)):
+            hidden = layer(hidden, cell, self._memories, number)
+        self._step += 1
+        logits: Tensor = self._projection(hidden)
+        return logits
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only, given as ascending indices."""
+        self._cells = [cell[rows] for cell in self._cells]
+        if self._penalties is not None:
+            self._penalties = self._penalties[rows]
+        kept, first = [], 0
+        for memory in self._memories:
+            inside = rows[(rows >= memory.first) & (rows < memory.first + memory.rows)] - memory.first
+            if not len(inside):
+                continue
+            if len(inside) < memory.rows:
+                memory.keys = [key[inside] for key in memory.keys]
+                memory.values = [value[inside] for value in memory.values]
+                memory.mask = memory.mask[inside]
+            memory.first = first
+            first += memory.rows
+            kept.append(memory)
+        self._memories = kept
+
+
+class TinyMarian(PreTrainedModel):  # type: ignore[no-untyped-call]  # an untyped hook of transformers
+    """A tiny Marian translation model; embeddings and output projection are tied."""
+
+    config_class = TinyMarianConfig
+    base_model_prefix = ""
+    positions: Tensor
+    _tied_weights_keys = {"projection.weight": "embeddings.weight"}  # noqa: RUF012  # transformers' interface
+
+    def __init__(self, config: TinyMarianConfig) -> None:
+        super().__init__(config)
+        self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        self.projection = nn.Linear(config.hidden_size, config.vocab_size)
+        self.register_buffer(
+            "positions", sinusoids(config.max_positions, config.hidden_size), persistent=False
+        )
+        self.post_init()  # type: ignore[no-untyped-call]  # transformers' own
+
+    def place(self, tokens: Tensor | None, position: int, *, rows: int) -> Tensor:
+        """Return the decoder's input: the embedded `tokens`, or nothing but the position at the start."""
+        signal = self.positions[position]
+        if tokens is None:
+            return signal.expand(rows, -1)
+        return torch.add(signal, self.embeddings(tokens), alpha=self.config.hidden_size**0.5)
+
+    def encode(self, ids: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Return the encoder's output of rows laid one after the other, [tokens, hidden_size].
+
+        `ids` is [tokens]; `lengths` is sorted and adds up to as many.
+        """
+        places = torch.cat([self.positions[:length] for length in lengths])
+        hidden = torch.add(places, self.embeddings(ids), alpha=self.config.hidden_size**0.5)
+        groups = group_rows(lengths)
+        for layer in self.encoder:
+            hidden = layer(hidden, groups)
+        return hidden
+
+    def start(self, ids: Tensor, lengths: Sequence[int], allowed: Tensor | None = None) -> TinyDecoder:
+        """Encode the rows and return them ready for decoding; see `encode` and `TinyDecoder`."""
+        encoded = self.encode(ids, lengths)
+        layers = cast("Iterable[DecoderLayer]", self.decoder)
+        keys_values = [layer.key_value(encoded) for layer in layers]
+        padded = [-(-length // MEMORY_STEP) * MEMORY_STEP for length in lengths]
+        memories, start = [], 0
+        for group in group_rows(padded):
+            own = lengths[group.first : group.first + group.rows]
+            memories.append(self._remember(keys_values, start, group, own))
+            start += sum(own)
+        return TinyDecoder(self, memories, len(lengths), allowed)
+
+    def _remember(
+        self, keys_values: Sequence[Tensor], start: int, group: Group, lengths: Sequence[int]
+    ) -> Memory:
+        """Return the memory of the rows of `group`, whose tokens begin at `start`."""
+        used = torch.arange(group.length) < torch.tensor(lengths)[:, None]
+        used = used.to(self.device)
+        mask = torch.zeros(used.shape, device=self.device, dtype=keys_values[0].dtype)
+        mask.masked_fill_(~used, -torch.inf)
+        heads = self.config.num_attention_heads
+        keys, values = [], []
+        for flat in keys_values:
+            padded = flat.new_zeros(group.rows, group.length, flat.shape[1])
+            padded[used] = flat[start : start + sum(lengths)]
+            key, value = padded.view(group.rows, group.length, 2, heads, -1).permute(2, 0, 3, 1, 4)
+            keys.append(key.contiguous())
+            values.append(value.contiguous())
+        return Memory(group.first, keys, values, mask[:, None, None])
+
+
+def select_outputs(layer: nn.Module, outputs: Tensor) -> nn.Module:
+    """Return a linear layer, plain or 8-bit, that computes only these outputs of `layer`."""
+    selected = copy(layer)
+    for tensors in ("_parameters", "_buffers"):
+        own = {
+            name: tensor if tensor is None else tensor[outputs]
+            for name, tensor in getattr(layer, tensors).items()
+        }
+        selected.__dict__[tensors] = own
+    selected.__dict__["out_features"] = len(outputs)
+    return selected

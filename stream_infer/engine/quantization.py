@@ -1,0 +1,168 @@
+"""8-bit linear layers over bitsandbytes' weights: 8-bit weights by row, 8-bit activations by token.
+
+LLM.int8 without its outlier path (Dettmers et al., "LLM.int8(): 8-bit Matrix Multiplication for
+Transformers at Scale", 2022, with threshold 0): the outlier path couples the rows of a batch. Sums
+of products are exact integers here, so a row's result does not depend on the rows beside it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+SKIPPED: Final = ("lm_head", "classifier", "qa_outputs", "score")
+"""Heads, by a part of their path: small, and the most sensitive to rounding."""
+
+_LEVELS: Final = 127
+_EXACT_FLOAT: Final = 2**24
+"""float32 holds every integer up to this one."""
+_EXACT_WIDTH: Final = _EXACT_FLOAT // _LEVELS**2
+"""Any sum of this many products of two 8-bit numbers is exact in float32."""
+_LEAST_SCALE: Final = 1e-30
+_FLOAT_COPY_LIMIT: Final = 64_000_000
+"""Modules with more weights than this stay 8-bit in memory also where products run in float32."""
+
+
+class Int8Linear(nn.Module):
+    """A linear layer with weights of int8 [out, in] and a scale for each row, on a CPU.
+
+    Each input row is scaled by its own largest magnitude and rounded to 8 bits. The integer products
+    run through `torch._int_mm` where that is fast; elsewhere as float32 products of integers, which
+    give the same sums.
+    """
+
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(
+        self, weight: Tensor, scale: Tensor, bias: Tensor | None, *, keep_float: bool = True
+    ) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self._is_integer = integer_products_are_fast()
+        self._width = _exact_width(weight)
+        stored = weight if self._is_integer or not keep_float else weight.float()
+        self.register_buffer("weight", stored.contiguous(), persistent=False)
+        self.register_buffer("scale", scale.float(), persistent=False)
+        zeros = torch.zeros(self.out_features)
+        self.register_buffer("bias", zeros if bias is None else bias.detach().float(), persistent=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return inputs [..., in] times the weights, plus the bias: [..., out], of the inputs' type."""
+        rows = inputs.reshape(-1, self.in_features)
+        rows = rows if rows.dtype is torch.float32 else rows.float()
+        largest = torch.maximum(rows.amax(-1, keepdim=True), rows.amin(-1, keepdim=True).neg_())
+        steps = largest.clamp_(min=_LEAST_SCALE).div_(_LEVELS)
+        sums = self._sums(rows.mul(steps.reciprocal()).round_())
+        outputs = torch.addcmul(self.bias, sums.mul_(steps), self.scale)
+        return outputs.view(*inputs.shape[:-1], self.out_features).to(inputs.dtype)
+
+    def _sums(self, levels: Tensor) -> Tensor:
+        if self._is_integer:
+            return _multiply_integers(levels.to(torch.int8), self.weight.t()).float()
+        weight = self.weight if self.weight.dtype is torch.float32 else self.weight.float()
+        sums = functional.linear(levels[:, : self._width], weight[:, : self._width])
+        for start in range(self._width, self.in_features, self._width):
+            part = slice(start, start + self._width)
+            sums += functional.linear(levels[:, part], weight[:, part])
+        return sums
+
+
+def quantize(module: nn.Module, skip: Sequence[str] = SKIPPED) -> None:
+    """Replace the linear layers of `module`, in place, by 8-bit ones on the same device.
+
+    A layer stays as it is when a part of its path is one of `skip`. Weights are quantised by
+    bitsandbytes; on CUDA its layers also run them.
+    """
+    layers = list(_linear_layers(module, frozenset(skip)))
+    keep_float = sum(layer.weight.numel() for _, _, layer in layers) <= _FLOAT_COPY_LIMIT
+    for parent, name, layer in layers:
+        is_cuda = layer.weight.device.type == "cuda"
+        setattr(parent, name, _cuda_layer(layer) if is_cuda else _cpu_layer(layer, keep_float=keep_float))
+
+
+def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return bitsandbytes' 8-bit weights [out, in] and the scale of each row [out]."""
+    levels, largest, _ = _bitsandbytes().functional.int8_vectorwise_quant(weight.detach().half())
+    return levels, largest.float() / _LEVELS
+
+
+@cache
+def integer_products_are_fast() -> bool:
+    """Say whether `torch._int_mm` is exact and faster than float32 products on this processor.
+
+    It is with AVX-512 VNNI or the like; without, it falls back to a scalar loop.
+    """
+    levels = torch.full((64, 256), _LEVELS, dtype=torch.int8)
+    reals = levels.float()
+    if not bool((_multiply_integers(levels, levels.t()) == 256 * _LEVELS**2).all()):
+        return False
+    return _seconds(lambda: _multiply_integers(levels, levels.t())) < _seconds(lambda: reals @ reals.t())
+
+
+def _multiply_integers(left: Tensor, right: Tensor) -> Tensor:
+    return torch._int_mm(left, right)  # noqa: SLF001 - the only 8-bit product that torch offers on a CPU
+
+
+def _seconds(run: Callable[[], object], repeats: int = 3) -> float:
+    best = float("inf")
+    for _ in range(repeats):
+        started = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def _linear_layers(module: nn.Module, skip: frozenset[str]) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    for path, parent in module.named_modules():
+        for name, child in parent.named_children():
+            if type(child) is nn.Linear and skip.isdisjoint([*path.split("."), name]):
+                yield parent, name, child
+
+
+def _cpu_layer(layer: nn.Linear, *, keep_float: bool) -> Int8Linear:
+    weight, scale = quantize_rows(layer.weight)
+    return Int8Linear(weight, scale, layer.bias, keep_float=keep_float)
+
+
+def _cuda_layer(layer: nn.Linear) -> nn.Module:
+    layers = _bitsandbytes().nn
+    quantised = layers.Linear8bitLt(
+        layer.in_features, layer.out_features, layer.bias is not None, has_fp16_weights=False, threshold=0.0
+    )
+    # Moving an Int8Params from the CPU to a device is what quantises it.
+    weight = layer.weight.detach().half().cpu()
+    quantised.weight = layers.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+    if layer.bias is not None:
+        quantised.bias = nn.Parameter(layer.bias.detach().cpu(), requires_grad=False)
+    moved: nn.Module = quantised.to(layer.weight.device).eval()
+    return moved
+
+
+def _exact_width(weight: Tensor) -> int:
+    largest_sum = int(weight.abs().sum(1, dtype=torch.int64).max()) * _LEVELS
+    return weight.shape[1] if largest_sum <= _EXACT_FLOAT else _EXACT_WIDTH
+
+
+@cache
+def _bitsandbytes() -> Any:
+    # It decorates 4-bit functions, unused here, with torch.compile, which would spend seconds on
+    # loading a compiler.
+    original = torch.compile
+    torch.compile = _without_compiling  # type: ignore[assignment] # stands in for every overload
+    try:
+        import bitsandbytes  # noqa: PLC0415 - loaded while nothing is compiled
+    finally:
+        torch.compile = original
+    return bitsandbytes
+
+
+def _without_compiling(function: Any = None, **_: Any) -> Any:
+    return function if function is not None else _without_compiling

@@ -1,0 +1,180 @@
+"""The service's handle on one replica: the processes that hold and run all of its models."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+import structlog
+
+from stream_infer.engine.processes import ChildProcess, NurseryProcess
+from stream_infer.engine.specs import ModelSpec
+from stream_infer.engine.wire import Message, decode_info, decode_outputs, encode_batch
+from stream_infer.errors import (
+    ConfigError,
+    EngineError,
+    ModelFailedError,
+    OutOfMemoryError,
+    ReplicaDiedError,
+    ReplicaTimeoutError,
+)
+from stream_infer.schemas import ModelInfo, Output, Tokens
+
+DEFAULT_WATCHDOG_S: Final = 30.0
+WATCHDOG_FACTOR: Final = 10.0
+"""A batch may take so many times its predicted time before its replica is taken for hung."""
+
+_FIRST_BACKOFF_S: Final = 0.05
+_LONGEST_BACKOFF_S: Final = 10.0
+_ERRORS: Final[Mapping[str, type[EngineError]]] = {
+    ModelFailedError.reason: ModelFailedError,
+    OutOfMemoryError.reason: OutOfMemoryError,
+}
+
+log = structlog.get_logger(__name__)
+
+
+class Replica:
+    """All models of a service in a process of their own, kept alive.
+
+    Entering starts it, which takes as long as importing torch and loading the models. A child that
+    died or was killed by the watchdog is replaced, with every model, when the next batch comes; from
+    the second death in a row on, a growing pause comes first. `watchdog` is the least time, in
+    seconds, that a batch is given, and `factor` how many times its predicted time.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[ModelSpec],
+        *,
+        threads: int,
+        watchdog: float = DEFAULT_WATCHDOG_S,
+        factor: float = WATCHDOG_FACTOR,
+    ) -> None:
+        self.infos: Mapping[str, ModelInfo] = {}
+        self.respawns = 0
+        self._models = tuple(models)
+        self._threads = threads
+        self._watchdog = watchdog
+        self._factor = factor
+        self._nursery: NurseryProcess | None = None
+        self._child: ChildProcess | None = None
+        self._deaths_in_a_row = 0
+        self._turn = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        """Start the processes and load every model.
+
+        Raises:
+            ConfigError: a model cannot be loaded; names each such model and its source.
+        """
+        try:
+            self._child = await self._spawn()
+        except ReplicaDiedError as error:
+            await self._stop()
+            raise ConfigError(f"{error}; its last words are in the log") from error
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the processes, whatever they are doing."""
+        await self._stop()
+
+    @property
+    def pid(self) -> int | None:
+        """The process that runs batches, or None while there is none."""
+        return self._child.pid if self._child and self._child.is_alive else None
+
+    async def run(
+        self, model: str, batch: Sequence[Tokens], options: Sequence[str], *, expected: float
+    ) -> list[Output]:
+        """Return the output of each item, in order; one call runs at a time, others wait their turn.
+
+        `expected` is the predicted time in seconds.
+
+        Raises:
+            ModelFailedError: the model raised.
+            OutOfMemoryError: memory ran out; the replica lives on.
+            ReplicaDiedError: the process ended during the batch, or cannot be replaced.
+            ReplicaTimeoutError: no answer within the watchdog's time; the process was killed.
+        """
+        async with self._turn:
+            child = await self._living_child()
+            allowed = max(self._watchdog, expected * self._factor)
+            try:
+                async with asyncio.timeout(allowed):
+                    reply = await child.ask(encode_batch(model, batch, options))
+            except TimeoutError as error:
+                await self._bury(child)
+                raise ReplicaTimeoutError(f"{model}: no answer within {allowed:.1f} s") from error
+            except asyncio.CancelledError:
+                # Its answer, when it came, would be taken for the next batch's.
+                child.kill()
+                raise
+            if reply is None:
+                raise ReplicaDiedError(f"{model}: the replica {await self._bury(child)}")
+            self._deaths_in_a_row = 0
+            return _read_outputs(model, reply)
+
+    async def _living_child(self) -> ChildProcess:
+        if self._child is not None:
+            if self._child.is_alive:
+                return self._child
+            await self._bury(self._child)
+        await asyncio.sleep(backoff(self._deaths_in_a_row))
+        try:
+            self._child = await self._spawn()
+        except ConfigError as error:
+            self._deaths_in_a_row += 1
+            raise ReplicaDiedError(f"the replica cannot be replaced: {error}") from error
+        except ReplicaDiedError:
+            self._deaths_in_a_row += 1
+            raise
+        self.respawns += 1
+        log.info("replica_respawned", pid=self._child.pid, respawns=self.respawns)
+        return self._child
+
+    async def _spawn(self) -> ChildProcess:
+        if self._nursery is not None and self._nursery.process.returncode is not None:
+            await self._nursery.stop()
+            self._nursery = None
+        if self._nursery is None:
+            self._nursery = await NurseryProcess.start(self._models, self._threads)
+        child, first = await self._nursery.fork()
+        infos = [decode_info(info) for info in first["infos"]]
+        self.infos = {info.name: info for info in infos}
+        return child
+
+    async def _bury(self, child: ChildProcess) -> str:
+        self._child = None
+        self._deaths_in_a_row += 1
+        how = await self._nursery.bury(child) if self._nursery else "ended"
+        log.warning("replica_died", pid=child.pid, how=how, deaths_in_a_row=self._deaths_in_a_row)
+        return how
+
+    async def _stop(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+        nursery, self._nursery = self._nursery, None
+        if nursery is not None:
+            await nursery.stop()
+
+
+def backoff(deaths_in_a_row: int) -> float:
+    """Return the pause in seconds before a replica is replaced: none after the first death."""
+    if deaths_in_a_row <= 1:
+        return 0.0
+    return min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** (deaths_in_a_row - 2))
+
+
+def _read_outputs(model: str, reply: Message) -> list[Output]:
+    if "error" in reply:
+        raise _ERRORS[reply["reason"]](f"{model}: {reply['error']}")
+    return decode_outputs(reply)

@@ -1,0 +1,49 @@
+"""Greedy decoding of Hugging Face sequence-to-sequence models: Marian, T5, M2M100, NLLB, mBART."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, EncoderDecoderCache
+
+
+class Seq2SeqDecoder:
+    """Rows of one length on their way through a model's decoder.
+
+    The rows of a batch have the same length, so there is neither padding nor a mask, and each row's
+    numbers are those it would have alone. `first` is the token that every translation begins with.
+    """
+
+    def __init__(self, model: Any, ids: Tensor, first: int | None) -> None:
+        settings = model.generation_config
+        self._model = model
+        self._encoded = model.get_encoder()(input_ids=ids).last_hidden_state
+        self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        self._start = settings.decoder_start_token_id
+        self._first = settings.forced_bos_token_id if first is None else first
+        self._banned = [words[0] for words in settings.bad_words_ids or () if len(words) == 1]
+
+    def step(self, tokens: Tensor | None) -> Tensor:
+        """Return each row's likeliest next token, [rows], after `tokens` [rows]; None starts."""
+        rows = self._encoded.shape[0]
+        is_start = tokens is None
+        if tokens is None:
+            tokens = torch.full((rows,), self._start, device=self._encoded.device)
+        logits = self._model(
+            decoder_input_ids=tokens[:, None],
+            encoder_outputs=(self._encoded,),
+            past_key_values=self._cache,
+            use_cache=True,
+        ).logits[:, -1]
+        if is_start and self._first is not None:
+            return torch.full((rows,), self._first, device=logits.device)
+        logits[:, self._banned] = -torch.inf
+        likeliest: Tensor = logits.argmax(1)
+        return likeliest
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only, given as ascending indices."""
+        self._encoded = self._encoded[rows]
+        self._cache.batch_select_indices(rows)
