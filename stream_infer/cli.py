@@ -1,0 +1,193 @@
+"""The command line: settings are loaded here, once, and handed down as values."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stream_infer.config import load_settings
+from stream_infer.errors import StreamInferError
+from stream_infer.log import configure_logging
+from stream_infer.schemas import AnswerBody, Body, ClassifyBody, Task, TranslateBody
+
+app = typer.Typer(
+    help="Streaming inference on Kafka: classify, translate and answer text events, each exactly once.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+topics_app = typer.Typer(help="Create and check the topics.", no_args_is_help=True)
+train_app = typer.Typer(help="Train the models that the package carries.", no_args_is_help=True)
+app.add_typer(topics_app, name="topics")
+app.add_typer(train_app, name="train")
+
+FAULT = 2
+"""The exit code when something the user can mend stands in the way."""
+
+
+class LogFormat(StrEnum):
+    """How logs are written."""
+
+    JSON = "json"
+    CONSOLE = "console"
+
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", envvar="STREAM_INFER_CONFIG", help="Settings file (TOML).")
+]
+LogFormatOption = Annotated[LogFormat, typer.Option(help="How logs are written to stderr.")]
+LogLevelOption = Annotated[str, typer.Option(help="Least level that is logged.")]
+
+
+@contextmanager
+def _faults_reported() -> Iterator[None]:
+    """Turn errors raised on purpose into a message on stderr and an exit code."""
+    try:
+        yield
+    except* StreamInferError as group:
+        for error in _leaves(group):
+            typer.echo(f"stream-infer: {error}", err=True)
+        raise typer.Exit(FAULT) from None
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+@app.command()
+def serve(
+    config: ConfigOption = None,
+    log_format: LogFormatOption = LogFormat.JSON,
+    log_level: LogLevelOption = "info",
+) -> None:
+    """Run a worker: records in, results out, until SIGTERM."""
+    from stream_infer.service.worker import run_worker
+
+    configure_logging(log_level, as_json=log_format is LogFormat.JSON)
+    with _faults_reported():
+        asyncio.run(run_worker(load_settings(config)))
+
+
+@app.command()
+def streams(
+    config: ConfigOption = None,
+    log_format: LogFormatOption = LogFormat.JSON,
+    log_level: LogLevelOption = "info",
+) -> None:
+    """Run the side streams: documents become passages to answer from, until SIGTERM."""
+    from stream_infer.streams.role import run_streams
+
+    configure_logging(log_level, as_json=log_format is LogFormat.JSON)
+    with _faults_reported():
+        raise typer.Exit(run_streams(load_settings(config)))
+
+
+@app.command()
+def send(
+    task: Annotated[Task, typer.Argument(help="What to do with the text.")],
+    text: Annotated[str, typer.Argument(help="The text, or the question; - reads standard input.")],
+    config: ConfigOption = None,
+    key: Annotated[str | None, typer.Option(help="Record key; results of one key keep their order.")] = None,
+    target: Annotated[str | None, typer.Option(help="Only translate: the target language.")] = None,
+    collection: Annotated[str | None, typer.Option(help="Only answer: the collection of passages.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the result.")] = 30.0,
+) -> None:
+    """Send one event through the bus and print its result as JSON."""
+    from stream_infer.service.commands import send_one
+
+    configure_logging("warning", as_json=False)
+    words = sys.stdin.read() if text == "-" else text
+    bodies: dict[Task, Body] = {
+        Task.CLASSIFY: ClassifyBody(words),
+        Task.TRANSLATE: TranslateBody(words, target=target),
+        Task.ANSWER: AnswerBody(words, collection=collection),
+    }
+    with _faults_reported():
+        result = asyncio.run(send_one(load_settings(config), bodies[task], key=key, timeout=timeout))
+        typer.echo(json.dumps(result, ensure_ascii=False, indent=2))
+
+
+@topics_app.command("apply")
+def topics_apply(config: ConfigOption = None) -> None:
+    """Create the topics that are missing; never deletes or shrinks one."""
+    from stream_infer.service.commands import apply_topics
+
+    configure_logging("warning", as_json=False)
+    with _faults_reported():
+        created = asyncio.run(apply_topics(load_settings(config)))
+    for topic in created:
+        typer.echo(f"created {topic}")
+    if not created:
+        typer.echo("nothing to create")
+
+
+@topics_app.command("check")
+def topics_check(config: ConfigOption = None) -> None:
+    """Compare the broker's topics with their specifications; exit code 1 when they differ."""
+    from stream_infer.service.commands import compare_topics
+
+    configure_logging("warning", as_json=False)
+    with _faults_reported():
+        differences = asyncio.run(compare_topics(load_settings(config)))
+    for line in differences or ["all topics are as specified"]:
+        typer.echo(line)
+    raise typer.Exit(1 if differences else 0)
+
+
+@app.command()
+def demo(
+    events: Annotated[int, typer.Option(min=1, help="How many events to send.")] = 300,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary alone, as one object.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the broker's data and the logs.")] = False,
+) -> None:
+    """Run the whole service on this machine, send sample events, and audit what comes out."""
+    from stream_infer.demo.run import run_demo
+
+    configure_logging("warning", as_json=False)
+    with _faults_reported():
+        is_balanced = asyncio.run(run_demo(events, as_json=as_json, keep=keep))
+        raise typer.Exit(0 if is_balanced else 1)
+
+
+@train_app.command("sentiment")
+def train_sentiment_model(
+    output: Annotated[Path, typer.Option(help="Directory for the trained adapters and their card.")],
+    cache: Annotated[Path, typer.Option(help="Where the downloaded texts are kept.")] = Path("vader"),
+    seed: Annotated[int, typer.Option(help="The same seed gives the same model on the same machine.")] = 13,
+) -> None:
+    """Train the adapters of `builtin:sentiment` on texts rated by people (about half an hour on a CPU)."""
+    configure_logging("warning", as_json=False)
+    with _faults_reported():
+        from stream_infer.service.training import train
+
+        typer.echo(json.dumps(train(output, cache, seed, progress=_show_progress), indent=2))
+
+
+def _show_progress(step: int, steps: int, loss: float) -> None:
+    typer.echo(f"step {step} of {steps}, loss {loss:.4f}", err=True)
+
+
+@app.command()
+def evaluate(
+    task: Annotated[Task, typer.Argument(help="Which task to measure.")],
+    rows: Annotated[Path, typer.Argument(help="JSON lines: a request body each, with what is expected.")],
+    config: ConfigOption = None,
+) -> None:
+    """Measure a model's quality on labelled texts, and print the metrics as JSON."""
+    from stream_infer.service.evaluating import evaluate_file
+
+    configure_logging("warning", as_json=False)
+    with _faults_reported():
+        metrics = asyncio.run(evaluate_file(load_settings(config), task, rows))
+        typer.echo(json.dumps(metrics, indent=2))

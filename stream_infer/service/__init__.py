@@ -1,0 +1,1 @@
+"""The roles' assembly: settings become parts, and the parts become one running worker."""

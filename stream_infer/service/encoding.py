@@ -1,0 +1,32 @@
+"""How one stream's outcomes become records of its output topics."""
+
+from __future__ import annotations
+
+from stream_infer.bus.batches import OutRecord
+from stream_infer.bus.codec import ResultEncoder, encode_bare_dead_letter, encode_dead_letter
+from stream_infer.config import StreamSettings
+from stream_infer.errors import RecordTooLargeError
+from stream_infer.flow.outcomes import dead_letter
+from stream_infer.schemas import DeadLetter, ModelInfo, Outcome, Result
+
+
+class OutcomeEncoder:
+    """Results go to the stream's output topic, dead letters to its dead-letter topic."""
+
+    def __init__(self, name: str, stream: StreamSettings, info: ModelInfo) -> None:
+        self._name = name
+        self._dead_letters = stream.dead_letters
+        self._results = ResultEncoder(stream, info, name)
+
+    def encode(self, outcome: Outcome) -> OutRecord:
+        """Return the outcome's record."""
+        if isinstance(outcome, Result):
+            return self._results.encode(outcome)
+        return encode_dead_letter(outcome, self._dead_letters)
+
+    def shrink(self, outcome: Outcome, error: RecordTooLargeError) -> tuple[Outcome, OutRecord]:
+        """Return a dead letter instead of a result, and a bare dead letter instead of a whole one."""
+        if isinstance(outcome, DeadLetter):
+            return outcome, encode_bare_dead_letter(outcome, self._dead_letters)
+        letter = dead_letter(outcome.record, self._name, error, "publish", request_id=outcome.id)
+        return letter, encode_dead_letter(letter, self._dead_letters)

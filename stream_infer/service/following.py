@@ -1,0 +1,120 @@
+"""What a worker learns from other processes: passages to answer from, and outputs others computed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from stream_infer.bus.batches import OutRecord
+from stream_infer.bus.connection import Connection
+from stream_infer.bus.follower import TopicFollower
+from stream_infer.bus.publisher import Publisher
+from stream_infer.errors import BusError
+from stream_infer.retrieval.cache import EmbeddingCache, decode_output, encode_output
+from stream_infer.retrieval.index import PassageIndex
+from stream_infer.retrieval.passages import decode_passage
+from stream_infer.schemas import Output, Record
+
+log = structlog.get_logger(__name__)
+
+SHARE_INTERVAL = 0.1
+"""Seconds between two writes to the shared cache: many entries in one batch cost little."""
+
+
+async def follow_passages(
+    connection: Connection,
+    topic: str,
+    index: PassageIndex,
+    space: str,
+    *,
+    replayed: asyncio.Event,
+    on_change: Callable[[], None],
+) -> None:
+    """Keep the index as the topic says, until cancelled; `replayed` is set once it is up to date.
+
+    Passages whose vectors come from another model than `space` names are left out and logged.
+    """
+    async with TopicFollower(connection, [topic]) as follower, asyncio.TaskGroup() as group:
+        group.create_task(_forward(follower.caught_up, replayed))
+        async for records in follower:
+            for record in records:
+                _apply_passage(record, index, space)
+            on_change()
+
+
+async def share_cache(
+    connection: Connection,
+    topic: str,
+    cache: EmbeddingCache,
+    take_fresh: Callable[[], list[tuple[bytes, Output]]],
+) -> None:
+    """Publish what this worker computed and take in what others did, until cancelled.
+
+    Losing entries costs time, never correctness, so a refused write is logged and forgotten.
+    """
+    async with (
+        TopicFollower(connection, [topic]) as follower,
+        Publisher(connection) as publisher,
+        asyncio.TaskGroup() as group,
+    ):
+        group.create_task(_take_in(follower, cache))
+        group.create_task(_give_out(publisher, topic, take_fresh))
+
+
+async def _forward(first: asyncio.Event, second: asyncio.Event) -> None:
+    await first.wait()
+    second.set()
+
+
+def _apply_passage(record: Record, index: PassageIndex, space: str) -> None:
+    try:
+        _index_passage(record, index, space)
+    except ValueError as error:
+        log.warning("passage_skipped", partition=record.partition, offset=record.offset, error=str(error))
+
+
+def _index_passage(record: Record, index: PassageIndex, space: str) -> None:
+    if record.key is None:
+        raise ValueError("it has no key")
+    if record.value is None:
+        index.delete(record.key)
+        return
+    indexed = decode_passage(record.key, record.value)
+    if indexed.revision != space:
+        raise ValueError(f"its vector was made by {indexed.revision}, this worker has {space}")
+    if not index.upsert(indexed.passage, indexed.vector):
+        raise ValueError("the index is full")
+
+
+async def _take_in(follower: TopicFollower, cache: EmbeddingCache) -> None:
+    async for records in follower:
+        for record in records:
+            _apply_entry(record, cache)
+
+
+def _apply_entry(record: Record, cache: EmbeddingCache) -> None:
+    if record.key is None:
+        return
+    if record.value is None:
+        cache.discard(record.key)
+        return
+    try:
+        cache.put(record.key, decode_output(record.value))
+    except ValueError as error:
+        log.warning("cache_entry_skipped", partition=record.partition, offset=record.offset, error=str(error))
+
+
+async def _give_out(
+    publisher: Publisher, topic: str, take_fresh: Callable[[], list[tuple[bytes, Output]]]
+) -> None:
+    while True:
+        await asyncio.sleep(SHARE_INTERVAL)
+        entries = [OutRecord(topic, key, encode_output(output)) for key, output in take_fresh()]
+        if not entries:
+            continue
+        try:
+            await publisher.publish(entries)
+        except BusError as error:
+            log.warning("cache_entries_not_shared", entries=len(entries), error=str(error))

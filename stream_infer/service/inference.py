@@ -1,0 +1,242 @@
+"""Requests in, outcomes out: tokenizers, cache and replicas around the pure processor. Knows no bus."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from time import monotonic
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from stream_infer.config import Late, Settings
+from stream_infer.engine.replica import Replica
+from stream_infer.engine.sources import resolve
+from stream_infer.engine.threads import threads_per_replica
+from stream_infer.engine.tokenization import Tokenizer, load_tokenizer
+from stream_infer.errors import EngineError
+from stream_infer.flow.lane import Lane, LaneLimits
+from stream_infer.flow.pending import Batch, StreamPlan, Unencoded
+from stream_infer.flow.processor import Processor
+from stream_infer.flow.retry import RetryPolicy
+from stream_infer.metrics import Metrics
+from stream_infer.retrieval.cache import EmbeddingCache, model_identity, work_key
+from stream_infer.retrieval.index import PassageIndex
+from stream_infer.schemas import ModelInfo, Outcome, Output, Partition, Request, Work
+from stream_infer.service.recipes import RecipeBook
+
+log = structlog.get_logger(__name__)
+
+Deliver = Callable[[Sequence[Outcome]], None]
+
+MAX_FRESH = 4096
+"""Outputs kept until they are shared with other workers."""
+FAILURES_TO_DOUBT = 20
+"""Batches failing in a row after which the engine is at fault, rather than records."""
+
+
+class Inference:
+    """The engine side of a worker.
+
+    Entering loads every model, in all replicas at once; `run` then works until it is cancelled.
+    Outcomes go to `deliver`, in the order in which they came about.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics, index: PassageIndex, deliver: Deliver) -> None:
+        self.cache = EmbeddingCache(settings.cache.max_bytes)
+        self._settings = settings
+        self._metrics = metrics
+        self._index = index
+        self._deliver = deliver
+        self._stack = AsyncExitStack()
+        self._unencoded = asyncio.Event()
+        self._batchable = asyncio.Event()
+        self._replicas: list[Replica] = []
+        self._tokenizers: dict[str, Tokenizer] = {}
+        self._identities: dict[str, str] = {}
+        self._processor: Processor
+        self._recipes: RecipeBook
+
+    async def __aenter__(self) -> Self:
+        """Start the replicas and load the tokenizers, all at the same time.
+
+        Raises:
+            ConfigError: a model cannot be loaded, or its 8-bit form is not faithful enough.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                tokenizers = group.create_task(asyncio.to_thread(self._load_tokenizers))
+                for replica in self._make_replicas():
+                    group.create_task(self._stack.enter_async_context(replica))
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        self._tokenizers = tokenizers.result()
+        self._identities = {name: model_identity(info) for name, info in self.infos.items()}
+        self._processor = self._make_processor()
+        self._recipes = RecipeBook(self._settings, self.infos, self._tokenizers, self._index)
+        self._describe()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    @property
+    def infos(self) -> dict[str, ModelInfo]:
+        """What each loaded model says of itself."""
+        return dict(self._replicas[0].infos)
+
+    def identity_of(self, model: str) -> str:
+        """Return what two models share only if their outputs for equal work are equal."""
+        return self._identities[model]
+
+    @property
+    def is_working(self) -> bool:
+        """Whether batches pass, now and then."""
+        return self._processor.failures_in_a_row < FAILURES_TO_DOUBT
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Start requests; what the cache answers is delivered before this returns."""
+        now = monotonic()
+        for request in requests:
+            self._processor.submit(request, self._recipes.recipe(request), now)
+        self._flush()
+
+    def drop(self, partition: Partition) -> None:
+        """Forget the requests of a partition that was lost."""
+        self._processor.drop(partition)
+
+    def take_fresh(self) -> list[tuple[bytes, Output]]:
+        """Return what models computed since the last call, for workers that share a cache."""
+        return self._processor.take_fresh()
+
+    async def run(self) -> None:
+        """Tokenise and run batches until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._encode())
+            for replica in self._replicas:
+                group.create_task(self._serve(replica))
+
+    async def _encode(self) -> None:
+        """Tokenise what arrived, off the event loop, group by group."""
+        while True:
+            groups = self._processor.take_unencoded()
+            if not groups:
+                self._unencoded.clear()
+                await self._unencoded.wait()
+            for unencoded in groups:
+                await self._encode_group(unencoded)
+
+    async def _encode_group(self, unencoded: Unencoded) -> None:
+        tokenizer = self._tokenizers[unencoded.lane]
+        try:
+            tokens = await asyncio.to_thread(tokenizer.encode, unencoded.works)
+        except Exception as error:  # noqa: BLE001 - whatever a tokenizer raises is one text's fault
+            self._processor.encoding_failed(unencoded, error)
+            self._flush()
+        else:
+            self._processor.encoded(unencoded, tokens)
+            self._batchable.set()
+
+    async def _serve(self, replica: Replica) -> None:
+        """Keep one replica busy: whenever it is free, run the batch that should leave next."""
+        while True:
+            batch = self._processor.next_batch(monotonic(), idle=True)
+            if batch is None:
+                self._batchable.clear()
+                await self._until_batchable()
+            else:
+                await self._run_batch(replica, batch)
+
+    async def _until_batchable(self) -> None:
+        """Return when there is something new to run, or when work that was set apart may run again."""
+        wake = self._processor.next_wake(monotonic())
+        try:
+            async with asyncio.timeout(None if wake is None else max(wake - monotonic(), 0.0)):
+                await self._batchable.wait()
+        except TimeoutError:
+            return
+
+    async def _run_batch(self, replica: Replica, batch: Batch) -> None:
+        started = monotonic()
+        try:
+            outputs = await replica.run(batch.lane, batch.inputs, batch.options, expected=batch.expected)
+        except EngineError as error:
+            log.warning("batch_failed", model=batch.lane, items=len(batch.items), error=str(error))
+            self._metrics.batch_failures.labels(batch.lane, error.reason).inc()
+            self._processor.batch_failed(batch, error, monotonic())
+        else:
+            now = monotonic()
+            self._metrics.batch_items.labels(batch.lane).observe(len(batch.items))
+            self._metrics.batch_seconds.labels(batch.lane).observe(now - started)
+            self._processor.batch_done(batch, outputs, now, now - started)
+        self._batchable.set()
+        self._flush()
+
+    def _flush(self) -> None:
+        """Hand out what is finished, and wake whoever has something to do."""
+        self._unencoded.set()
+        if outcomes := self._processor.take_outcomes():
+            self._deliver(outcomes)
+
+    def _make_replicas(self) -> list[Replica]:
+        service = self._settings.service
+        specs = [model.spec(name) for name, model in self._settings.used_models.items()]
+        threads = service.threads or threads_per_replica(service.replicas)
+        self._replicas = [
+            Replica(specs, threads=threads, watchdog=service.watchdog_ms / 1000)
+            for _ in range(service.replicas)
+        ]
+        return self._replicas
+
+    def _load_tokenizers(self) -> dict[str, Tokenizer]:
+        return {
+            name: load_tokenizer(resolve(model.source), model.kind)
+            for name, model in self._settings.used_models.items()
+        }
+
+    def _make_processor(self) -> Processor:
+        service = self._settings.service
+        plans = {
+            name: StreamPlan(stream.model, stream.latency_budget_ms / 1000, stream.late is Late.SHED)
+            for name, stream in self._settings.streams.items()
+        }
+        lanes = [
+            Lane(name, LaneLimits(model.max_batch_tokens, service.max_batch_items))
+            for name, model in self._settings.used_models.items()
+        ]
+        return Processor(
+            plans,
+            lanes,
+            self.cache,
+            self._key_of,
+            retry=RetryPolicy(service.max_attempts),
+            max_fresh=MAX_FRESH if self._settings.cache.shared else 0,
+        )
+
+    def _key_of(self, work: Work) -> bytes:
+        return work_key(work, self._identities[work.model])
+
+    def _describe(self) -> None:
+        """Log what was loaded, and let the metrics read their own numbers."""
+        metrics, processor, cache = self._metrics, self._processor, self.cache
+        metrics.cache_hits.set_function(lambda: processor.hits)
+        metrics.cache_misses.set_function(lambda: processor.misses + processor.joined)
+        metrics.cache_bytes.set_function(lambda: cache.used_bytes)
+        metrics.replica_restarts.set_function(lambda: sum(replica.respawns for replica in self._replicas))
+        for info in self.infos.values():
+            log.info(
+                "model_loaded",
+                model=info.name,
+                source=info.source,
+                revision=info.revision,
+                precision=info.precision,
+                device=info.device,
+                agreement=info.agreement,
+            )
+            labels = (info.name, info.revision, info.precision, info.device)
+            metrics.model_info.labels(*labels).set(info.agreement)

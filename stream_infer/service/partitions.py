@@ -1,0 +1,182 @@
+"""One input partition that this worker owns: from taking it over to letting it go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Protocol
+
+import structlog
+
+from stream_infer.bus.batches import OutRecord
+from stream_infer.bus.transactions import PartitionProducer
+from stream_infer.errors import BusError, PartitionLostError, RecordTooLargeError
+from stream_infer.flow.offsets import parse_metadata
+from stream_infer.flow.partition import InputPartition, Publication
+from stream_infer.flow.pressure import Load
+from stream_infer.metrics import Metrics
+from stream_infer.schemas import DeadLetter, Ordering, Outcome, Partition, Record, Result
+
+log = structlog.get_logger(__name__)
+
+MAX_PUBLICATION = 1024
+"""Outcomes in one transaction: many enough to make its cost small, few enough to keep it short."""
+RETRY_PAUSE = 0.1
+"""Seconds before the same is published again after the bus refused it."""
+LOSS_PAUSE = 1.0
+"""Seconds before a lost partition is taken over again: by then its revocation would have come."""
+
+
+class Encoder(Protocol):
+    """What an outcome looks like on the bus."""
+
+    def encode(self, outcome: Outcome) -> OutRecord:
+        """Return the outcome's record."""
+        ...
+
+    def shrink(self, outcome: Outcome, error: RecordTooLargeError) -> tuple[Outcome, OutRecord]:
+        """Return what goes out instead of an outcome that the broker found too large.
+
+        A result becomes a dead letter, and a dead letter loses what it carries.
+        """
+        ...
+
+
+class PartitionOwner:
+    """Publishes the outcomes of one partition, in transactions that clock themselves.
+
+    `begin` lets the partition flow from an offset (None: from its oldest record), and `drop` makes
+    the engine forget its work.
+    """
+
+    def __init__(
+        self,
+        partition: Partition,
+        ordering: Ordering,
+        producer: PartitionProducer,
+        encoder: Encoder,
+        metrics: Metrics,
+        *,
+        begin: Callable[[Partition, int | None], Awaitable[None]],
+        drop: Callable[[Partition], None],
+    ) -> None:
+        self.partition = partition
+        self._ordering = ordering
+        self._producer = producer
+        self._encoder = encoder
+        self._metrics = metrics
+        self._begin = begin
+        self._drop = drop
+        self._state: InputPartition | None = None
+        self._changed = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._drained.set()
+
+    @property
+    def load(self) -> Load:
+        """What is buffered, for back-pressure."""
+        return self._state.load if self._state else Load(0, 0)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the partition has been taken over and flows."""
+        return self._state is not None
+
+    async def run(self) -> None:
+        """Own the partition until cancelled; a loss drops the work and takes the partition over again.
+
+        A loss that is final is followed by the partition's revocation, which cancels this.
+        """
+        try:
+            while True:
+                try:
+                    await self._own()
+                except PartitionLostError as error:
+                    log.warning("partition_lost", **_fields(self.partition), error=str(error))
+                self._forget()
+                await asyncio.sleep(LOSS_PAUSE)
+        finally:
+            self._forget()
+            await self._producer.close()
+
+    def admit(self, records: Iterable[Record]) -> list[Record]:
+        """Return the fetched records that are to be processed."""
+        if self._state is None:
+            return []
+        fresh = self._state.admit(records)
+        if fresh:
+            self._drained.clear()
+        return fresh
+
+    def finish(self, outcome: Outcome) -> None:
+        """Take an outcome in; it is published with the next transaction that has its turn."""
+        if self._state is not None:
+            self._state.finish(outcome)
+            self._changed.set()
+
+    async def drain(self) -> None:
+        """Return once every admitted record is published."""
+        await self._drained.wait()
+
+    async def _own(self) -> None:
+        """Take over and publish, in the order on which exactly once rests.
+
+        1. Fence older producers, which ends their open transaction. 2. Read the committed position
+        and what is done above it. 3. Let the partition flow from there. 4. Publish what is ready, one
+        transaction at a time: what becomes ready meanwhile goes into the next.
+        """
+        committed = await self._producer.open()
+        start = committed.offset or 0
+        state = InputPartition(start, parse_metadata(start, committed.metadata), self._ordering)
+        await self._begin(self.partition, committed.offset)
+        # Only now, with the flow at the committed offset: what was fetched before is not to be admitted.
+        self._state = state
+        log.info("partition_opened", **_fields(self.partition), offset=committed.offset)
+        while True:
+            publication = state.take_publishable(MAX_PUBLICATION)
+            if publication is not None:
+                await self._publish(state, publication)
+                continue
+            if state.is_drained:
+                self._drained.set()
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _publish(self, state: InputPartition, publication: Publication) -> None:
+        """Commit one publication, however often the bus refuses; the same outcomes go out each time."""
+        outcomes = list(publication.outcomes)
+        records = [self._encoder.encode(outcome) for outcome in outcomes]
+        while True:
+            try:
+                await self._producer.publish(records, publication.position, publication.metadata)
+                break
+            except RecordTooLargeError as error:
+                place = error.index
+                outcomes[place], records[place] = self._encoder.shrink(outcomes[place], error)
+            except PartitionLostError:
+                raise
+            except BusError as error:
+                self._metrics.transactions.labels("aborted").inc()
+                log.warning("publish_failed", **_fields(self.partition), error=str(error))
+                await asyncio.sleep(RETRY_PAUSE)
+        state.published(publication)
+        self._count(outcomes)
+
+    def _count(self, outcomes: Sequence[Outcome]) -> None:
+        self._metrics.transactions.labels("committed").inc()
+        for outcome in outcomes:
+            match outcome:
+                case Result():
+                    self._metrics.count_result(outcome)
+                case DeadLetter():
+                    self._metrics.count_dead_letter(outcome)
+
+    def _forget(self) -> None:
+        """Drop the partition's work, here and in the engine."""
+        self._state = None
+        self._drained.set()
+        self._drop(self.partition)
+
+
+def _fields(partition: Partition) -> dict[str, str | int]:
+    return {"topic": partition.topic, "partition": partition.partition}

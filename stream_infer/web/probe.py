@@ -1,0 +1,48 @@
+"""Asking a worker's HTTP endpoints from outside: is it ready, and what does it count?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
+
+_PAUSE_S = 0.1
+
+
+async def wait_until_ready(url: str, *, timeout: float) -> None:  # noqa: ASYNC109 - names the endpoint in its error
+    """Return once `url`/ready says so.
+
+    Raises:
+        TimeoutError: it did not within `timeout` seconds; holds the last answer.
+    """
+    answer = "no answer"
+    try:
+        async with asyncio.timeout(timeout), aiohttp.ClientSession() as session:
+            while True:
+                try:
+                    async with session.get(f"{url}/ready") as response:
+                        if response.status == HTTPStatus.OK:
+                            return
+                        answer = await response.text()
+                except aiohttp.ClientConnectionError:
+                    pass
+                await asyncio.sleep(_PAUSE_S)
+    except TimeoutError as error:
+        raise TimeoutError(f"{url} was not ready within {timeout:.0f} s: {answer}") from error
+
+
+async def read_metrics(url: str) -> Mapping[str, float]:
+    """Return each metric's samples added up over their labels, by sample name; empty when unreachable."""
+    try:
+        async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as response:
+            text = await response.text()
+    except aiohttp.ClientConnectionError:
+        return {}
+    totals: dict[str, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
+    return totals
