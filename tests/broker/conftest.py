@@ -1,0 +1,92 @@
+"""The broker that the tests of this folder run on, and what they need of it."""
+
+from __future__ import annotations
+
+import signal
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import pytest_asyncio
+
+from stream_infer.bus.connection import Connection, connect
+from stream_infer.bus.embedded import EmbeddedBroker
+from stream_infer.bus.topics import TopicSpec, apply
+from stream_infer.config import KafkaSettings
+from tests.broker.kafka_process import KafkaProcess
+
+HERE = Path(__file__).parent
+
+MakeTopic = Callable[..., Awaitable[str]]
+
+
+class Broker(Protocol):
+    """What every broker of the tests can do."""
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """Where it listens."""
+        ...
+
+    async def start(self) -> None:
+        """Start again, on the same data and port."""
+        ...
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End, politely or not."""
+        ...
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what takes the broker, and run this folder's tests on the event loop that owns it."""
+    for item in items:
+        if not item.path.is_relative_to(HERE):
+            continue
+        item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+        if "broker" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.broker)
+
+
+@pytest.fixture(scope="session")
+def broker_kind(request: pytest.FixtureRequest) -> str:
+    """`embedded` or `kafka`."""
+    return str(request.config.getoption("--broker"))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def broker(broker_kind: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Broker]:
+    """A broker for the whole session; a test that stops it starts it again."""
+    directory = tmp_path_factory.mktemp("broker")
+    chosen: Any = KafkaProcess(directory) if broker_kind == "kafka" else EmbeddedBroker(directory)
+    async with chosen:
+        yield chosen
+
+
+@pytest.fixture
+def connection(broker: Broker) -> Connection:
+    """How to reach the broker; sessions and transactions time out soon."""
+    settings = KafkaSettings(session_timeout_ms=6_000, transaction_timeout_ms=10_000)
+    return connect(settings, broker.bootstrap_servers)
+
+
+@pytest.fixture
+def group() -> str:
+    """A consumer group of this test alone."""
+    return f"group-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def make_topic(connection: Connection) -> MakeTopic:
+    """Creates a topic of this test alone and returns its name."""
+
+    async def make(partitions: int = 1, **settings: Any) -> str:
+        name = f"topic-{uuid.uuid4().hex[:8]}"
+        spec = TopicSpec(
+            name=name, description="", direction="internal", partitions=partitions, key="", **settings
+        )
+        await apply(connection, [spec])
+        return name
+
+    return make

@@ -1,0 +1,350 @@
+"""The input side: what the group gives flows when told to, and nothing is skipped on the way."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from stream_infer.bus.batches import key_hash
+from stream_infer.bus.connection import Connection
+from stream_infer.bus.offsets import Committed, CommittedOffsets
+from stream_infer.bus.source import Source
+from stream_infer.errors import BusError, ConfigError, PartitionLostError
+from stream_infer.schemas import Partition, Record
+from tests.broker.conftest import Broker, MakeTopic
+from tests.broker.probes import PATIENCE, Owner, write, write_name
+
+
+@pytest.fixture
+def make_source(connection: Connection, group: str) -> Callable[..., Source]:
+    """Makes members of this test's group."""
+
+    def make(owner: Owner, *topics: str) -> Source:
+        return Source(
+            connection,
+            group=group,
+            topics=topics,
+            on_assigned=owner.on_assigned,
+            on_revoked=owner.on_revoked,
+        )
+
+    return make
+
+
+async def fetch(source: Source, count: int) -> list[Record]:
+    """Return `count` records, in the order they came."""
+    found: list[Record] = []
+    async with asyncio.timeout(PATIENCE):
+        while len(found) < count:
+            for records in (await source.fetch(0.1)).values():
+                found.extend(records)
+    return found
+
+
+async def fetch_nothing(source: Source) -> None:
+    """Fail if anything comes within a few fetches."""
+    for _ in range(3):
+        assert {} == await source.fetch(0.1)
+
+
+async def test_nothing_flows_before_it_is_begun(
+    connection: Connection, make_topic: MakeTopic, make_source: Callable[..., Source]
+) -> None:
+    """Records read before the previous owner is fenced would be processed twice."""
+    topic, owner = await make_topic(), Owner()
+    await write(connection, topic, [b"a", b"b"])
+    async with make_source(owner, topic) as source:
+        await owner.wait_for(1)
+        await fetch_nothing(source)
+
+        await source.begin(Partition(topic, 0), None)
+
+        assert [b"a", b"b"] == [record.value for record in await fetch(source, 2)]
+
+
+async def test_a_partition_flows_from_its_position(
+    connection: Connection, make_topic: MakeTopic, make_source: Callable[..., Source]
+) -> None:
+    topic, owner = await make_topic(), Owner()
+    await write(connection, topic, [b"0", b"1", b"2"], key=b"k")
+    async with make_source(owner, topic) as source:
+        await owner.wait_for(1)
+        await source.begin(Partition(topic, 0), 1)
+
+        first, second = await fetch(source, 2)
+
+        assert (topic, 0, 1, b"k", b"1") == (
+            first.topic,
+            first.partition,
+            first.offset,
+            first.key,
+            first.value,
+        )
+        assert 2 == second.offset
+        assert first.timestamp_ms > 0
+
+
+async def test_records_come_while_waiting(
+    connection: Connection, make_topic: MakeTopic, make_source: Callable[..., Source]
+) -> None:
+    topic, owner = await make_topic(), Owner()
+    async with make_source(owner, topic) as source:
+        await owner.wait_for(1)
+        await source.begin(Partition(topic, 0), None)
+        fetching = asyncio.create_task(fetch(source, 1))
+        await write(connection, topic, [b"late"])
+
+        assert [b"late"] == [record.value for record in await fetching]
+
+
+async def test_a_limited_fetch_leaves_the_rest_for_the_next(
+    connection: Connection, make_topic: MakeTopic, make_source: Callable[..., Source]
+) -> None:
+    topic, owner = await make_topic(), Owner()
+    await write(connection, topic, [b"%d" % index for index in range(10)])
+    async with make_source(owner, topic) as source:
+        await owner.wait_for(1)
+        await source.begin(Partition(topic, 0), None)
+        offsets: list[int] = []
+        async with asyncio.timeout(PATIENCE):
+            while len(offsets) < 10:
+                for records in (await source.fetch(0.1, max_records=3)).values():
+                    assert len(records) <= 3
+                    offsets += [record.offset for record in records]
+
+        assert list(range(10)) == offsets
+
+
+async def test_a_paused_partition_waits_and_loses_nothing(
+    connection: Connection, make_topic: MakeTopic, make_source: Callable[..., Source]
+) -> None:
+    topic, owner = await make_topic(partitions=2), Owner()
+    keys = {key_hash(key) % 2: key for key in (b"%d" % number for number in range(10))}
+    async with make_source(owner, topic) as source:
+        await owner.wait_for(2)
+        await source.begin(Partition(topic, 0), None)
+        await source.begin(Partition(topic, 1), None)
+        source.pause([Partition(topic, 0)])
+        await write(connection, topic, [b"a", b"b"], key=keys[0])
+        await write(connection, topic, [b"c"], key=keys[1])
+        assert [b"c"] == [record.value for record in await fetch(source, 1)]
+        await fetch_nothing(source)
+
+        source.resume([Partition(topic, 0)])
+
+        assert [b"a", b"b"] == [record.value for record in await fetch(source, 2)]
+
+
+async def fetch_until_quiet(source: Source) -> list[Record]:
+    found: list[Record] = []
+    quiet = 0
+    async with asyncio.timeout(PATIENCE):
+        while quiet < 3:
+            fetched = await source.fetch(0.1)
+            quiet = 0 if fetched else quiet + 1
+            found += [record for records in fetched.values() for record in records]
+    return found
+
+
+async def test_committed_positions_keep_their_metadata(
+    connection: Connection, group: str, make_topic: MakeTopic, make_source: Callable[..., Source]
+) -> None:
+    topic, owner = await make_topic(partitions=2), Owner()
+    first, second = Partition(topic, 0), Partition(topic, 1)
+    async with make_source(owner, topic) as source, CommittedOffsets(connection, group) as offsets:
+        await owner.wait_for(2)
+        await source.commit(first, 12, "1-3,7")
+
+        assert {first: Committed(12, "1-3,7"), second: Committed()} == await offsets.read([first, second])
+
+
+async def test_a_foreign_partition_cannot_be_begun_or_committed(
+    make_topic: MakeTopic, make_source: Callable[..., Source]
+) -> None:
+    topic, owner = await make_topic(), Owner()
+    async with make_source(owner, topic) as source:
+        await owner.wait_for(1)
+        with pytest.raises(PartitionLostError):
+            await source.begin(Partition(topic, 1), 0)
+        with pytest.raises(PartitionLostError):
+            await source.commit(Partition("other", 0), 1, "")
+
+
+async def test_two_members_share_the_partitions(
+    make_topic: MakeTopic, make_source: Callable[..., Source]
+) -> None:
+    """The first gives everything up, with its callback awaited, before anyone is given anything."""
+    topic, first, second = await make_topic(partitions=4), Owner(), Owner()
+    async with make_source(first, topic) as source:
+        await first.wait_for(4)
+        async with make_source(second, topic) as other:
+            await second.wait_for(2)
+            await first.wait_for(2)
+
+            assert not first.assigned & second.assigned
+            assert [("assigned", 4), ("revoked", 4), ("assigned", 2)] == [(w, len(p)) for w, p in first.calls]
+            assert source.assigned == first.assigned
+            assert other.assigned == second.assigned
+
+        await first.wait_for(4)
+
+
+async def test_a_new_member_waits_for_the_drain(
+    make_topic: MakeTopic, make_source: Callable[..., Source]
+) -> None:
+    topic, first, second = await make_topic(partitions=2), Owner(), Owner()
+    draining, drained = asyncio.Event(), asyncio.Event()
+
+    async def drain(partitions: frozenset[Partition]) -> None:
+        draining.set()
+        await drained.wait()
+        await Owner.on_revoked(first, partitions)
+
+    first.on_revoked = drain  # type: ignore[method-assign] # this owner takes its time
+    async with make_source(first, topic):
+        await first.wait_for(2)
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+            joining = tasks.create_task(make_source(second, topic).__aenter__())
+            await draining.wait()
+            assert not second.assigned
+            drained.set()
+            await second.wait_for(1)
+        await joining.result().__aexit__(None, None, None)
+
+
+async def test_a_named_member_comes_back_to_its_partitions(
+    connection: Connection, group: str, make_topic: MakeTopic
+) -> None:
+    """With static membership a quick restart moves nothing to other members."""
+    topic, other = await make_topic(partitions=2), Owner()
+
+    def member(name: str, owner: Owner) -> Source:
+        named = replace(connection, settings=connection.settings.model_copy(update={"instance_id": name}))
+        return Source(
+            named, group=group, topics=[topic], on_assigned=owner.on_assigned, on_revoked=owner.on_revoked
+        )
+
+    async with member("other", other):
+        await other.wait_for(2)
+        before, after = Owner(), Owner()
+        async with member("restarting", before):
+            await before.wait_for(1)
+            await other.wait_for(1)
+            calls = len(other.calls)
+        async with member("restarting", after):
+            await after.wait_for(1)
+
+            assert before.assigned == after.assigned
+            assert calls == len(other.calls)
+
+
+async def test_the_error_of_a_callback_is_raised_by_the_next_fetch(
+    make_topic: MakeTopic, make_source: Callable[..., Source]
+) -> None:
+    topic, owner = await make_topic(), Owner()
+
+    async def fail(partitions: frozenset[Partition]) -> None:
+        await Owner.on_assigned(owner, partitions)
+        raise RuntimeError("no producer")
+
+    owner.on_assigned = fail  # type: ignore[method-assign] # this owner fails
+    async with make_source(owner, topic) as source:
+        await owner.wait_for(1)
+        with pytest.raises(BusError, match="no producer"):
+            await source.fetch(0.1)
+
+
+async def test_a_position_beyond_the_end_returns_to_it(
+    connection: Connection, make_topic: MakeTopic, make_source: Callable[..., Source]
+) -> None:
+    """As after a broker forgot its last records: it is said, and new records flow."""
+    topic, owner = await make_topic(), Owner()
+    await write(connection, topic, [b"0", b"1"])
+    async with make_source(owner, topic) as source:
+        await owner.wait_for(1)
+        await source.begin(Partition(topic, 0), 100)
+        await fetch_until_quiet(source)
+        await write(connection, topic, [b"2"])
+
+        assert [b"2"] == [record.value for record in await fetch(source, 1)]
+
+
+async def test_a_header_name_that_is_not_text_stops_nothing(
+    connection: Connection, make_topic: MakeTopic, make_source: Callable[..., Source]
+) -> None:
+    topic, owner = await make_topic(), Owner()
+    await write_name(connection, topic, b"\xff\xfe")
+    await write(connection, topic, [b"after"])
+    async with make_source(owner, topic) as source:
+        await owner.wait_for(1)
+        await source.begin(Partition(topic, 0), None)
+
+        poison, after = await fetch(source, 2)
+
+    assert ((("\ufffd\ufffd", b"h"),), b"poison") == (poison.headers, poison.value)
+    assert b"after" == after.value
+
+
+async def test_lag_and_last_word_from_the_broker_are_known(
+    connection: Connection, make_topic: MakeTopic, make_source: Callable[..., Source]
+) -> None:
+    topic, owner = await make_topic(), Owner()
+    partition = Partition(topic, 0)
+    await write(connection, topic, [b"0", b"1", b"2"])
+    async with make_source(owner, topic) as source:
+        await owner.wait_for(1)
+        assert source.heard_ms() is None
+        await source.begin(partition, None)
+        async with asyncio.timeout(PATIENCE):
+            while not await source.fetch(0.1, max_records=1):
+                pass
+
+        assert {partition: 2} == source.lag()
+        assert source.heard_ms() is not None
+        await fetch(source, 2)
+        assert {partition: 0} == source.lag()
+
+
+async def test_the_flow_goes_on_after_a_restart_of_the_broker(
+    broker: Broker, connection: Connection, make_topic: MakeTopic, make_source: Callable[..., Source]
+) -> None:
+    """Whether or not the group is rebalanced by it, no record is skipped."""
+    topic, owner = await make_topic(), Owner()
+    partition = Partition(topic, 0)
+    await write(connection, topic, [b"0"])
+    async with make_source(owner, topic) as source:
+        await owner.wait_for(1)
+        await source.begin(partition, None)
+        await fetch(source, 1)
+        await broker.stop()
+        await source.fetch(0.1)
+        await broker.start()
+        await write(connection, topic, [b"1"])
+        found: list[Record] = []
+        assignments = len(owner.calls)
+        async with asyncio.timeout(PATIENCE):
+            while not found:
+                if len(owner.calls) > assignments and owner.assigned:
+                    assignments = len(owner.calls)
+                    await source.begin(partition, 1)
+                found += [record for records in (await source.fetch(0.1)).values() for record in records]
+
+        assert [b"1"] == [record.value for record in found]
+
+
+async def test_leaving_works_while_the_broker_is_gone(
+    broker: Broker, make_topic: MakeTopic, make_source: Callable[..., Source]
+) -> None:
+    topic, owner = await make_topic(), Owner()
+    try:
+        async with asyncio.timeout(PATIENCE), make_source(owner, topic):
+            await owner.wait_for(1)
+            await broker.stop()
+    finally:
+        await broker.start()
+
+
+async def test_a_missing_topic_is_named(make_source: Callable[..., Source]) -> None:
+    with pytest.raises(ConfigError, match="no-such-topic"):
+        await make_source(Owner(), "no-such-topic").__aenter__()
