@@ -11,9 +11,11 @@ from stream_infer.bus.client_codec import decode_dead_letter, decode_result, out
 from stream_infer.bus.connection import Connection
 from stream_infer.bus.follower import TopicFollower
 from stream_infer.bus.publisher import Publisher
+from stream_infer.bus.values import decode_value
 from stream_infer.config import Settings
 from stream_infer.demo.events import DemoEvent
 from stream_infer.demo.view import LiveView
+from stream_infer.errors import MalformedRecordError
 from stream_infer.schemas import Record, Result
 
 RATE = 25.0
@@ -87,7 +89,7 @@ class Traffic:
         self._view.tally.came_back(event_id, now, is_result=is_result)
         if (event := self._events.get(event_id)) is not None:
             came_out = _words_of(decode_result(record)) if is_result else decode_dead_letter(record).reason
-            self._view.note(str(event.task), _preview(event.value), came_out)
+            self._view.note(str(event.task), preview(event.value), came_out)
 
 
 def _words_of(result: Result) -> str:
@@ -98,9 +100,10 @@ def _words_of(result: Result) -> str:
     return str(body.get("text") or body.get("answer") or "no answer")
 
 
-def _preview(value: bytes | None) -> str:
-    """Return the words of a request's value, without the msgpack around them."""
-    text = (value or b"").decode("utf-8", "replace")
-    return " ".join(
-        "".join(each if each.isprintable() and each != "\ufffd" else " " for each in text).split()
-    )
+def preview(value: bytes | None) -> str:
+    """Return what a request asks, on one line, or what stands in the way of reading it."""
+    try:
+        fields = decode_value(value or b"", None)
+    except MalformedRecordError as error:
+        return f"({error})"
+    return " ".join(str(fields.get("text") or fields.get("question") or fields).split())

@@ -6,6 +6,7 @@ import pytest
 from stream_infer.bus.codec import decode_request
 from stream_infer.config import BUILTIN_STREAMS, ServiceSettings
 from stream_infer.demo.events import KEY_COUNT, DemoEvent, load_documents, load_events
+from stream_infer.demo.traffic import preview
 from stream_infer.errors import OutcomeError, RecordError
 from stream_infer.retrieval.passages import check_document, split_document
 from stream_infer.schemas import Record, Task
@@ -152,3 +153,17 @@ def _reason(event: DemoEvent) -> str | None:
 def _descendants(parent: type[OutcomeError]) -> set[type[OutcomeError]]:
     children = set(parent.__subclasses__())
     return children.union(*(_descendants(child) for child in children))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (msgpack.packb({"text": "Two lines,\n one  thought."}), "Two lines, one thought."),
+        (b'{"question": "When?"}', "When?"),
+        (msgpack.packb({"text": 7}), "7"),
+        (None, "(the value is empty)"),
+        (b"\xc1", "(the value is neither a msgpack map with string keys nor JSON)"),
+    ],
+)
+def test_a_preview_shows_words_and_not_the_wire(value: bytes | None, shown: str) -> None:
+    assert shown == preview(value)
