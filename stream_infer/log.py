@@ -12,19 +12,6 @@ LIBRARY_LEVEL = logging.WARNING
 """Libraries below us speak only when something is wrong: aiokafka's informational lines name group
 coordinators and metadata that say nothing to an operator."""
 
-
-_QUIET = ("aiokafka",)
-"""Libraries that repeat every failed connection; what becomes of it is raised, and logged by us."""
-
-
-_QUIET = ("aiokafka",)
-"""Libraries that repeat every failed connection; what becomes of it is raised, and logged by us."""
-
-
-_QUIET = ("aiokafka",)
-"""Libraries that repeat every failed connection; what becomes of it is raised, and logged by us."""
-
-
 _QUIET = ("aiokafka",)
 """Libraries that repeat every failed connection; what becomes of it is raised, and logged by us."""
 
@@ -58,11 +45,5 @@ def configure_logging(level: str = "info", *, as_json: bool = True) -> None:
     root.handlers[:] = [handler]
     root.setLevel(LIBRARY_LEVEL)
     logging.getLogger("stream_infer").setLevel(level.upper())
-    for name in _QUIET:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    for name in _QUIET:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    for name in _QUIET:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.CRITICAL)
