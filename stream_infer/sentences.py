@@ -53,12 +53,6 @@ def split_sentences(text: str, language: str = "en") -> list[Span]:
     ]
 
 
-def split_lines(text: str) -> list[Span]:
-    """Return the lines of `text` that are not blank, without the whitespace around them."""
-    lines = (_strip(text, line.start(), line.end()) for line in _LINE.finditer(text))
-    return [line for line in lines if line.start < line.end]
-
-
 def _windows(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Cut a long line at its last space before `MAX_WINDOW` characters, or there if it has none."""
     while end - start > MAX_WINDOW:

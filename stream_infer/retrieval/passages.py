@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stream_infer.errors import EmptyTextError, InvalidFieldError, TooLargeError
 from stream_infer.schemas import ModelInfo
-from stream_infer.tasks.sentences import split_sentences
+from stream_infer.sentences import split_sentences
 from stream_infer.text import prepare_text
 
 DEFAULT_COLLECTION: Final = "default"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
-from stream_infer.tasks.sentences import Span
+from stream_infer.sentences import Span
 
 PLACEHOLDER: Final = re.compile(
     r"""

@@ -17,8 +17,8 @@ from stream_infer.errors import ModelFailedError
 from stream_infer.retrieval.index import Hit, cosine
 from stream_infer.retrieval.passages import Passage, embedding_text
 from stream_infer.schemas import Output, Work
+from stream_infer.sentences import split_sentences
 from stream_infer.tasks.prompts import Prompter
-from stream_infer.tasks.sentences import split_sentences
 
 Vector = NDArray[np.float16 | np.float32]
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from stream_infer.errors import ModelFailedError, UnsupportedLanguageError
 from stream_infer.schemas import Output, Recipe, ResultBody, TranslateBody, Work
+from stream_infer.sentences import Span, split_sentences
 from stream_infer.tasks.placeholders import (
     find_kept,
     find_numbers,
@@ -19,7 +20,6 @@ from stream_infer.tasks.placeholders import (
     keeps_numbers,
     mask,
 )
-from stream_infer.tasks.sentences import Span, split_sentences
 from stream_infer.tasks.typography import calm, is_shouted, match_typography
 
 _CLAUSE_END: Final = re.compile(r"(?<=[,;:)–—])\s+")

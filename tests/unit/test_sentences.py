@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_infer.tasks.sentences import MAX_WINDOW, split_sentences
+from stream_infer.sentences import MAX_WINDOW, split_sentences
 
 TEXTS = st.text(
     alphabet=st.one_of(
