@@ -9,6 +9,9 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+MAX_TOP_K = 50
+"""The most passages that a request may ask to be answered from."""
+
 Headers = Sequence[tuple[str, bytes | None]]
 
 

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from stream_infer.config import Settings
 from stream_infer.engine.replica import Replica
 from stream_infer.engine.sources import resolve
-from stream_infer.engine.specs import ModelKind
 from stream_infer.engine.tokenization import Tokenizer, load_tokenizer
-from stream_infer.errors import ConfigError, EngineError, ModelFailedError
+from stream_infer.errors import EngineError, ModelFailedError
 from stream_infer.retrieval.passages import vector_space
 from stream_infer.schemas import Output, Tokens, Work
 
@@ -110,12 +109,10 @@ async def open_embedder(settings: Settings) -> AsyncIterator[ReplicaEmbedder]:
     """Hold the replica of the side streams' model for as long as the context lasts.
 
     Raises:
-        ConfigError: `side_streams.model` names no `embed` model, or the model cannot be loaded.
+        ConfigError: the model cannot be loaded.
     """
     name = settings.side_streams.model
-    model = settings.models.get(name)
-    if model is None or model.kind is not ModelKind.EMBED:
-        raise ConfigError(f"side_streams.model: {name!r} is not the name of an embed model")
+    model = settings.models[name]
     tokenizer = await asyncio.to_thread(lambda: load_tokenizer(resolve(model.source), model.kind))
     service = settings.service
     async with Replica(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from stream_infer.errors import EmptyTextError, InvalidFieldError, UnknownCollectionError
 from stream_infer.retrieval.index import Hit, PassageIndex, cosine
@@ -17,10 +16,8 @@ from stream_infer.retrieval.passages import (
     embedding_text,
     split_document,
 )
-from stream_infer.schemas import AnswerBody, Output, Recipe, ResultBody, Work
+from stream_infer.schemas import MAX_TOP_K, AnswerBody, Output, Recipe, ResultBody, Work
 from stream_infer.tasks.readers import Citation, Question, Reader, Reading, vector_of
-
-MAX_TOP_K: Final = 50
 
 _SearchSteps = Generator[Sequence[Work], Sequence[Output], tuple[Output, list[Hit]]]
 

@@ -70,6 +70,82 @@ def test_every_fault_is_named_with_its_key(tmp_path: Path) -> None:
         assert fault in message
 
 
+def test_a_fault_does_not_hide_another_kind(tmp_path: Path) -> None:
+    path = settings_file(
+        tmp_path,
+        """
+        [kafka]
+        sasl_password = "hunter2"
+        [models.mood]
+        kind = "classify"
+        source = "path:mood"
+        max_batch_tokens = 0
+        [streams.posts]
+        task = "classify"
+        input = "posts"
+        output = "moods"
+        model = "mood"
+        [streams.speech]
+        task = "translate"
+        input = "speech"
+        output = "words"
+        model = "missing"
+        latency_budget_ms = -1
+        [side_streams]
+        model = "absent"
+        """,
+    )
+
+    with pytest.raises(ConfigError) as caught:
+        load_settings(path)
+
+    faults = {line.split(": ")[0].strip() for line in str(caught.value).splitlines()[1:]}
+    assert {
+        "kafka.sasl_password",
+        "models.mood.max_batch_tokens",
+        "streams.speech.latency_budget_ms",
+        "streams.speech.model",
+        "side_streams.model",
+    } == faults
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("section", ["models", "streams", "kafka", "side_streams"])
+def test_a_value_in_place_of_a_section_is_a_fault(tmp_path: Path, section: str) -> None:
+    with pytest.raises(ConfigError, match=rf"\n  {section}: .*dict"):
+        load_settings(settings_file(tmp_path, f"{section} = 3\n"))
+
+
+@pytest.mark.parametrize(
+    ("variable", "fault"),
+    [
+        ("STREAM_INFER__TYPO__GROUP", "STREAM_INFER__TYPO__GROUP: there is no section 'typo'"),
+        ("STREAM_INFER__SERVICE", 'environment: .*"service"'),
+        ("STREAM_INFER__SERVICE__COLOUR", "service.colour: "),
+    ],
+)
+def test_a_variable_that_sets_nothing_is_a_fault(
+    monkeypatch: pytest.MonkeyPatch, variable: str, fault: str
+) -> None:
+    monkeypatch.setenv(variable, "blue")
+
+    with pytest.raises(ConfigError, match=fault):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("model", "fault"),
+    [
+        ("absent", "side_streams.model: no model is named 'absent'"),
+        ("translator", "side_streams.model: a translate model cannot embed passages"),
+        ("sentiment", "side_streams.model: passages are embedded by 'sentiment' and searched by 'encoder'"),
+    ],
+)
+def test_the_side_streams_embed_for_the_answers(tmp_path: Path, model: str, fault: str) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        load_settings(settings_file(tmp_path, f'[side_streams]\nmodel = "{model}"\n'))
+
+
 @pytest.mark.parametrize(
     ("stream", "fault"),
     [

@@ -3,11 +3,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from stream_infer.config import load_settings
 from stream_infer.engine.tokenization import ByteTokenizer
-from stream_infer.errors import ConfigError, EngineError, ModelFailedError, OutOfMemoryError
+from stream_infer.errors import EngineError, ModelFailedError, OutOfMemoryError
 from stream_infer.schemas import Output, Tokens
-from stream_infer.streams.embedder import ReplicaEmbedder, open_embedder, split_by_tokens
+from stream_infer.streams.embedder import ReplicaEmbedder, split_by_tokens
 
 
 class FakeRunner:
@@ -92,10 +91,3 @@ async def test_a_failure_of_the_model_is_not_tried_again() -> None:
     with pytest.raises(ModelFailedError):
         await embedder(runner).embed(["a", "b"])
     assert [2] == runner.sizes
-
-
-async def test_the_model_must_be_one_that_embeds() -> None:
-    settings = load_settings(side_streams={"model": "translator"})
-    with pytest.raises(ConfigError, match=r"side_streams\.model"):
-        async with open_embedder(settings):
-            pass
