@@ -17,6 +17,7 @@ from stream_infer.errors import (
     UnknownTaskError,
 )
 from stream_infer.schemas import (
+    MAX_TOP_K,
     AnswerBody,
     Body,
     ClassifyBody,
@@ -31,8 +32,8 @@ from stream_infer.schemas import (
 from stream_infer.text import as_given, prepare_layout, prepare_text
 
 MAX_ID_CHARS = 256
-MAX_TOP_K = 50
 MAX_ERROR_CHARS = 1_000
+MAX_BARE_KEY_BYTES = 1_024
 TRACE_HEADERS = ("traceparent", "tracestate")
 DEAD_LETTER_PREFIX = "dead_letter_"
 
@@ -85,7 +86,9 @@ def record_id(record: Record) -> str:
 class ResultEncoder:
     """Turns the results of one stream into records; what all have in common is made once."""
 
-    def __init__(self, stream: StreamSettings, info: ModelInfo, name: str) -> None:
+    def __init__(
+        self, stream: StreamSettings, info: ModelInfo, name: str, reader: ModelInfo | None = None
+    ) -> None:
         self._topic = stream.output
         self._format = stream.response_format
         self._common: list[tuple[str, bytes | None]] = [
@@ -97,6 +100,12 @@ class ResultEncoder:
             ("model_revision", info.revision.encode()),
             ("precision", info.precision.encode()),
         ]
+        if reader is not None:
+            self._common += [
+                ("reader", reader.name.encode()),
+                ("reader_revision", reader.revision.encode()),
+                ("reader_precision", reader.precision.encode()),
+            ]
 
     def encode(self, result: Result) -> OutRecord:
         """Return the result as a record of the stream's output topic.
@@ -135,9 +144,15 @@ def encode_dead_letter(letter: DeadLetter, topic: str) -> OutRecord:
 
 
 def encode_bare_dead_letter(letter: DeadLetter, topic: str) -> OutRecord:
-    """Return the dead letter without the original's value and headers, for one too large to publish."""
-    omitted = (f"{DEAD_LETTER_PREFIX}omitted", b"value,headers")
-    return OutRecord(topic, None, None, [*_reasons(letter), omitted])
+    """Return the dead letter without the original's value and headers, for one too large to publish.
+
+    Its key is left out too if it is longer than `MAX_BARE_KEY_BYTES`.
+    """
+    key = letter.record.key
+    keeps_key = key is None or len(key) <= MAX_BARE_KEY_BYTES
+    omitted = b"value,headers" if keeps_key else b"key,value,headers"
+    headers = [*_reasons(letter), (f"{DEAD_LETTER_PREFIX}omitted", omitted)]
+    return OutRecord(topic, key if keeps_key else None, None, headers)
 
 
 def _reasons(letter: DeadLetter) -> list[tuple[str, bytes | None]]:

@@ -81,7 +81,9 @@ def _decode_json(value: bytes) -> dict[str, Any]:
     except RecursionError as error:
         raise MalformedRecordError("the value is nested too deeply") from error
     except json.JSONDecodeError as error:
-        raise MalformedRecordError(f"the value is not valid JSON: {error.msg} at byte {error.pos}") from error
+        raise MalformedRecordError(
+            f"the value is not valid JSON: {error.msg} at character {error.pos}"
+        ) from error
     except ValueError as error:
         raise MalformedRecordError(f"the value is not valid JSON: {error}") from error
     return _require_map(fields)

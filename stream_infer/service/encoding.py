@@ -13,10 +13,12 @@ from stream_infer.schemas import DeadLetter, ModelInfo, Outcome, Result
 class OutcomeEncoder:
     """Results go to the stream's output topic, dead letters to its dead-letter topic."""
 
-    def __init__(self, name: str, stream: StreamSettings, info: ModelInfo) -> None:
+    def __init__(
+        self, name: str, stream: StreamSettings, info: ModelInfo, reader: ModelInfo | None = None
+    ) -> None:
         self._name = name
         self._dead_letters = stream.dead_letters
-        self._results = ResultEncoder(stream, info, name)
+        self._results = ResultEncoder(stream, info, name, reader)
 
     def encode(self, outcome: Outcome) -> OutRecord:
         """Return the outcome's record."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from stream_infer.config import SENTENCE_READER, Settings, StreamSettings
+from stream_infer.config import Settings, StreamSettings
 from stream_infer.engine.heads import Head, load_head
 from stream_infer.engine.sources import resolve
 from stream_infer.engine.specs import ModelKind
@@ -86,12 +86,12 @@ class RecipeBook:
 
     def _reader(self, stream: StreamSettings) -> Reader:
         sentences = SentenceReader(stream.model, self._settings.retrieval.min_score)
-        if stream.reader == SENTENCE_READER:
+        if (model := stream.reader_model) is None:
             return sentences
-        tokenizer = self._tokenizers[stream.reader]
-        if self._settings.models[stream.reader].kind is ModelKind.EXTRACT:
-            return ExtractiveReader(stream.reader, tokenizer.spans)
-        return GenerativeReader(stream.reader, sentences, self._prompter(stream.reader, tokenizer))
+        tokenizer = self._tokenizers[model]
+        if self._settings.models[model].kind is ModelKind.EXTRACT:
+            return ExtractiveReader(model, tokenizer.spans)
+        return GenerativeReader(model, sentences, self._prompter(model, tokenizer))
 
     @staticmethod
     def _prompter(model: str, tokenizer: Tokenizer) -> Prompter:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -286,6 +287,20 @@ def test_a_result_carries_where_it_came_from() -> None:
     } == dict(out.headers)
 
 
+def test_an_answer_names_the_model_that_read_the_passages() -> None:
+    reader = ModelInfo("writer", "package:x", "r8", "bf16", "cpu", 256)
+    encoder = ResultEncoder(BUILTIN_STREAMS["answer"], INFO, "answer", reader)
+
+    headers = dict(encoder.encode(Result(record(b""), "id", "answer", {}, "sentiment")).headers)
+
+    assert (b"writer", b"r8", b"bf16") == (
+        headers["reader"],
+        headers["reader_revision"],
+        headers["reader_precision"],
+    )
+    assert b"sentiment" == headers["model"]
+
+
 def test_a_result_in_time_does_not_say_late() -> None:
     encoder = ResultEncoder(BUILTIN_STREAMS["classify"], INFO, "classify")
 
@@ -344,14 +359,21 @@ def test_the_error_of_a_dead_letter_is_bounded() -> None:
 
 
 def test_a_bare_dead_letter_says_what_it_left_out() -> None:
-    out = encode_bare_dead_letter(
-        letter_for(record(b"x" * 1_000_000, ("own", b"x" * 1_000_000))), "dead-letters"
-    )
+    original = record(b"x" * 1_000_000, ("own", b"x" * 1_000_000))
+    out = encode_bare_dead_letter(letter_for(original), "dead-letters")
 
-    assert (None, None) == (out.key, out.value)
+    assert (original.key, None) == (out.key, out.value)
     assert sum(len(name) + len(value or b"") for name, value in out.headers) < 1_000
     assert b"value,headers" == dict(out.headers)["dead_letter_omitted"]
     assert "id-1" == decode_dead_letter(read_back(out)).id
+
+
+def test_a_bare_dead_letter_of_a_huge_key_goes_without_it() -> None:
+    original = replace(record(b"x"), key=b"k" * 1_000_000)
+    out = encode_bare_dead_letter(letter_for(original), "dead-letters")
+
+    assert out.key is None
+    assert b"key,value,headers" == dict(out.headers)["dead_letter_omitted"]
 
 
 @pytest.mark.parametrize("value", [b"", b"\xff", b"{}"])

@@ -61,7 +61,9 @@ def test_a_stream_of_another_name_gets_topics_like_its_tasks(monkeypatch: pytest
 def test_results_carry_the_declared_headers(task: str) -> None:
     info = ModelInfo("m", "s", "r", "int8", "cpu", 1)
 
-    out = ResultEncoder(BUILTIN_STREAMS[task], info, task).encode(
+    reader = info if task == "answer" else None
+
+    out = ResultEncoder(BUILTIN_STREAMS[task], info, task, reader).encode(
         Result(RECORD, "id", task, {}, "m", late=True)
     )
 
