@@ -90,10 +90,6 @@ class Inference:
         """What each loaded model says of itself."""
         return dict(self._replicas[0].infos)
 
-    def identity_of(self, model: str) -> str:
-        """Return what two models share only if their outputs for equal work are equal."""
-        return self._identities[model]
-
     @property
     def is_working(self) -> bool:
         """Whether batches pass, now and then."""

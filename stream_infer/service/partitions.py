@@ -61,6 +61,8 @@ class PartitionOwner:
         drop: Callable[[Partition], None],
     ) -> None:
         self.partition = partition
+        self.committed = 0
+        """How many outcomes were committed so far."""
         self._ordering = ordering
         self._producer = producer
         self._encoder = encoder
@@ -160,6 +162,7 @@ class PartitionOwner:
                 log.warning("publish_failed", **_fields(self.partition), error=str(error))
                 await asyncio.sleep(RETRY_PAUSE)
         state.published(publication)
+        self.committed += len(outcomes)
         self._count(outcomes)
 
     def _count(self, outcomes: Sequence[Outcome]) -> None:

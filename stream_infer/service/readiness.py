@@ -21,6 +21,13 @@ class WorkerState:
     heard_at: float = 0.0
     is_stopping: bool = False
     is_working: bool = True
+    committed: int = 0
+
+    def note(self, committed: int, now: float, *, is_idle: bool) -> None:
+        """Note how many outcomes were committed by now, and whether any record waits for that."""
+        if is_idle or committed != self.committed:
+            self.progressed_at = now
+        self.committed = committed
 
     def readiness(self, partitions: Iterable[tuple[str, bool]], now: float) -> Readiness:
         """Judge the worker; `partitions` are those it was assigned, by name, and whether each is open."""

@@ -134,7 +134,7 @@ class Worker:
             fetched = await self._source.fetch(FETCH_WAIT, MAX_FETCH)
             self._admit(fetched)
             self._relieve()
-            self._note_progress(fetched)
+            self._note_progress()
             # A fetch of what is buffered already returns without ever yielding to the other tasks.
             await asyncio.sleep(0)
 
@@ -180,12 +180,12 @@ class Worker:
         if change.resume:
             self._source.resume(change.resume)
 
-    def _note_progress(self, fetched: Mapping[Partition, Sequence[Record]]) -> None:
+    def _note_progress(self) -> None:
         """Keep what readiness is judged by, and the gauges, up to date."""
         now = monotonic()
         in_flight = sum(owner.load.records for owner in self._owners.values())
-        if fetched or not (in_flight or any(self._source.lag().values())):
-            self._state.progressed_at = now
+        is_idle = not (in_flight or any(self._source.lag().values()))
+        self._state.note(sum(owner.committed for owner in self._owners.values()), now, is_idle=is_idle)
         heard_ms = self._source.heard_ms()
         self._state.heard_at = now if heard_ms is None else now - max(time() - heard_ms / 1000, 0.0)
         self._state.is_working = self._inference.is_working
@@ -254,7 +254,8 @@ class Worker:
 
     def _encoder(self, name: str) -> OutcomeEncoder:
         stream = self._settings.streams[name]
-        return OutcomeEncoder(name, stream, self._inference.infos[stream.model])
+        infos = self._inference.infos
+        return OutcomeEncoder(name, stream, infos[stream.model], infos.get(stream.reader_model or ""))
 
     def _embedder(self) -> str | None:
         """The model whose vectors are searched, if any stream answers questions."""

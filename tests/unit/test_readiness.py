@@ -40,3 +40,14 @@ def test_a_standstill_is_told_from_silence() -> None:
     ).reasons
     state.progressed_at, state.heard_at = later, 100.0
     assert ("the broker has not answered",) == state.readiness([("requests/0", True)], later).reasons
+
+
+def test_only_commits_move_a_busy_worker() -> None:
+    """Records that are fetched and never committed are no progress."""
+    state = working()
+    state.note(5, 200.0, is_idle=False)
+    state.note(5, 300.0, is_idle=False)
+
+    assert 200.0 == state.progressed_at
+    state.note(5, 400.0, is_idle=True)
+    assert 400.0 == state.progressed_at
