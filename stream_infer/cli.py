@@ -39,11 +39,20 @@ class LogFormat(StrEnum):
     CONSOLE = "console"
 
 
+class LogLevel(StrEnum):
+    """The levels of logs, the most talkative first."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", envvar="STREAM_INFER_CONFIG", help="Settings file (TOML).")
 ]
 LogFormatOption = Annotated[LogFormat, typer.Option(help="How logs are written to stderr.")]
-LogLevelOption = Annotated[str, typer.Option(help="Least level that is logged.")]
+LogLevelOption = Annotated[LogLevel, typer.Option(help="Least level that is logged.")]
 
 
 @contextmanager
@@ -51,7 +60,7 @@ def _faults_reported() -> Iterator[None]:
     """Turn errors raised on purpose into a message on stderr and an exit code."""
     try:
         yield
-    except* StreamInferError as group:
+    except* (StreamInferError, TimeoutError) as group:
         for error in _leaves(group):
             typer.echo(f"stream-infer: {error}", err=True)
         raise typer.Exit(FAULT) from None
@@ -69,7 +78,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 def serve(
     config: ConfigOption = None,
     log_format: LogFormatOption = LogFormat.JSON,
-    log_level: LogLevelOption = "info",
+    log_level: LogLevelOption = LogLevel.INFO,
 ) -> None:
     """Run a worker: records in, results out, until SIGTERM."""
     from stream_infer.service.worker import run_worker
@@ -83,7 +92,7 @@ def serve(
 def streams(
     config: ConfigOption = None,
     log_format: LogFormatOption = LogFormat.JSON,
-    log_level: LogLevelOption = "info",
+    log_level: LogLevelOption = LogLevel.INFO,
 ) -> None:
     """Run the side streams: documents become passages to answer from, until SIGTERM."""
     from stream_infer.streams.role import run_streams
@@ -99,8 +108,11 @@ def send(
     text: Annotated[str, typer.Argument(help="The text, or the question; - reads standard input.")],
     config: ConfigOption = None,
     key: Annotated[str | None, typer.Option(help="Record key; results of one key keep their order.")] = None,
+    source: Annotated[str | None, typer.Option(help="Only translate: the source language.")] = None,
     target: Annotated[str | None, typer.Option(help="Only translate: the target language.")] = None,
+    context: Annotated[str | None, typer.Option(help="Only answer: the text to answer from.")] = None,
     collection: Annotated[str | None, typer.Option(help="Only answer: the collection of passages.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Only answer: how many passages to read.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the result.")] = 30.0,
 ) -> None:
     """Send one event through the bus and print its result as JSON."""
@@ -110,8 +122,8 @@ def send(
     words = sys.stdin.read() if text == "-" else text
     bodies: dict[Task, Body] = {
         Task.CLASSIFY: ClassifyBody(words),
-        Task.TRANSLATE: TranslateBody(words, target=target),
-        Task.ANSWER: AnswerBody(words, collection=collection),
+        Task.TRANSLATE: TranslateBody(words, source, target),
+        Task.ANSWER: AnswerBody(words, context, collection, top_k),
     }
     with _faults_reported():
         result = asyncio.run(send_one(load_settings(config), bodies[task], key=key, timeout=timeout))

@@ -49,6 +49,9 @@ async def run_demo(events: int, *, as_json: bool, keep: bool) -> bool:
         with Live(view, console=console, refresh_per_second=1 / REFRESH):
             await _play(load_events(events), view, directory)
         view.phase = "finished"
+    except BaseException:
+        keep = True  # The error names a log in there.
+        raise
     finally:
         if keep:
             console.print(f"the broker's data and the logs are in {directory}")
