@@ -194,6 +194,9 @@ def _show_progress(step: int, steps: int, loss: float) -> None:
 def evaluate(
     task: Annotated[Task, typer.Argument(help="Which task to measure.")],
     rows: Annotated[Path, typer.Argument(help="JSON lines: a request body each, with what is expected.")],
+    documents: Annotated[
+        Path | None, typer.Option(help="Only answer: JSON lines of the documents to answer from.")
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Measure a model's quality on labelled texts, and print the metrics as JSON."""
@@ -201,5 +204,5 @@ def evaluate(
 
     configure_logging("warning", as_json=False)
     with _faults_reported():
-        metrics = asyncio.run(evaluate_file(load_settings(config), task, rows))
+        metrics = asyncio.run(evaluate_file(load_settings(config), task, rows, documents))
         typer.echo(json.dumps(metrics, indent=2))

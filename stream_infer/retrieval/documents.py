@@ -47,6 +47,14 @@ def read_document(key: bytes | None, fields: Mapping[str, object], default_colle
         EmptyTextError: the text holds nothing but whitespace.
         TooLargeError: the text is too long.
     """
+    document = document_of(fields, default_collection)
+    if parse_document_key(key) != (document.collection, document.document):
+        raise InvalidFieldError("the key is not this document's collection/document")
+    return document
+
+
+def document_of(fields: Mapping[str, object], default_collection: str) -> Document:
+    """Return the document that a map of fields describes; raises as `read_document` does."""
     document = Document(
         collection=_read_text(fields, "collection", default_collection),
         document=_read_text(fields, "document"),
@@ -54,8 +62,6 @@ def read_document(key: bytes | None, fields: Mapping[str, object], default_colle
         text=_read_text(fields, "text"),
     )
     check_document(document)
-    if parse_document_key(key) != (document.collection, document.document):
-        raise InvalidFieldError("the key is not this document's collection/document")
     return document
 
 

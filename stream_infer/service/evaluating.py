@@ -9,43 +9,66 @@ from time import monotonic
 
 from stream_infer.bus.client_codec import encode_request
 from stream_infer.bus.codec import decode_request
+from stream_infer.bus.values import CONTENT_TYPES, decode_value
 from stream_infer.config import Settings
 from stream_infer.errors import ConfigError, RecordError
 from stream_infer.evaluation.examples import Example, read_examples
 from stream_infer.evaluation.scores import evaluate
 from stream_infer.metrics import Metrics
+from stream_infer.retrieval.documents import document_of
 from stream_infer.retrieval.index import PassageIndex
+from stream_infer.retrieval.passages import Document
 from stream_infer.schemas import Outcome, Record, Request, Result, ResultBody, Task
 from stream_infer.service.inference import Inference
+from stream_infer.streams.documents import embed_passages
+from stream_infer.streams.embedder import open_embedder
 
+_JSON = CONTENT_TYPES["json"]
 _PATIENCE_MS = 3_600_000
 """The latency budget of an example: quality has no hurry."""
 
 
-async def evaluate_file(settings: Settings, task: Task, path: Path) -> dict[str, float]:
+async def evaluate_file(
+    settings: Settings, task: Task, path: Path, documents: Path | None = None
+) -> dict[str, float]:
     """Return the metrics of the task's first stream on a file of examples.
 
+    Questions without a context are answered from the file of `documents`, one JSON object a line:
+    `{"document", "text"}`, and `collection` and `title`.
+
     Raises:
-        ConfigError: the file cannot be read or a line of it is faulty, or no stream does the task.
+        ConfigError: a file cannot be read or a line of it is faulty, or no stream does the task.
     """
     stream = next((name for name, each in settings.streams.items() if each.task is task), None)
     if stream is None:
         raise ConfigError(f"streams: none does {task}")
-    examples = _read(task, path)
+    examples = read_examples(task, _lines(path), str(path))
+    index = await _index(settings, documents) if documents else PassageIndex()
     only = settings.model_copy(update={"streams": {stream: settings.streams[stream]}})
-    return evaluate(task, examples, await _Evaluation(only, stream).run(examples))
+    return evaluate(task, examples, await _Evaluation(only, stream, index).run(examples))
+
+
+async def _index(settings: Settings, path: Path) -> PassageIndex:
+    """Return the passages of a file of documents, embedded as the side streams do it."""
+    documents = _read_documents(path, settings.retrieval.default_collection)
+    index = PassageIndex()
+    async with open_embedder(settings) as embedder:
+        for document in documents:
+            for indexed in await embed_passages(document, embedder):
+                index.upsert(indexed.passage, indexed.vector)
+    return index
 
 
 class _Evaluation:
     """Runs examples and gathers their results in order; None where an example was refused."""
 
-    def __init__(self, settings: Settings, stream: str) -> None:
+    def __init__(self, settings: Settings, stream: str, index: PassageIndex) -> None:
         self._settings = settings
         self._name = stream
         self._results: dict[int, ResultBody | None] = {}
         self._finished = asyncio.Event()
         self._expected = 0
-        self._inference = Inference(settings, Metrics(), PassageIndex(), self._deliver)
+        self._inference = Inference(settings, Metrics(), index, self._deliver)
 
     async def run(self, examples: Sequence[Example]) -> list[ResultBody | None]:
         """Return a result for each example."""
@@ -85,9 +108,23 @@ class _Evaluation:
             self._finished.set()
 
 
-def _read(task: Task, path: Path) -> list[Example]:
+def _read_documents(path: Path, default_collection: str) -> list[Document]:
+    documents: list[Document] = []
+    faults: list[str] = []
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            documents.append(document_of(decode_value(line.encode(), _JSON), default_collection))
+        except RecordError as error:
+            faults.append(f"{path}:{number}: {error}")
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return documents
+
+
+def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        return path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    return read_examples(task, lines, str(path))

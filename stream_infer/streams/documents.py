@@ -87,13 +87,14 @@ async def passage_records(
     change: Change, old_count: int, embedder: Embedder, topic: str
 ) -> tuple[list[OutRecord], int]:
     """Return the records that bring `topic` from `old_count` passages to the change's, and their number."""
-    passages = await _embed(change, embedder) if isinstance(change, Document) else []
+    passages = await embed_passages(change, embedder) if isinstance(change, Document) else []
     records = [OutRecord(topic, *encode_passage(passage)) for passage in passages]
     stale = stale_keys(change.collection, change.document, old_count, len(passages))
     return [*records, *(OutRecord(topic, key, None) for key in stale)], len(passages)
 
 
-async def _embed(document: Document, embedder: Embedder) -> list[IndexedPassage]:
+async def embed_passages(document: Document, embedder: Embedder) -> list[IndexedPassage]:
+    """Return the document's passages in order, each with its vector."""
     passages = split_document(document)
     vectors = await embedder.embed([embedding_text(passage.title, passage.text) for passage in passages])
     return [
