@@ -16,6 +16,8 @@ from stream_infer.bus.embedded import EmbeddedBroker
 from stream_infer.bus.topics import TopicSpec, apply
 from stream_infer.config import KafkaSettings
 from tests.broker.kafka_process import KafkaProcess
+from tests.broker.lanes import Lane
+from tests.broker.service_process import SCORING_STREAM
 
 HERE = Path(__file__).parent
 
@@ -90,3 +92,12 @@ def make_topic(connection: Connection) -> MakeTopic:
         return name
 
     return make
+
+
+@pytest.fixture
+async def lane(connection: Connection, make_topic: MakeTopic, group: str) -> Lane:
+    """A stream of its own for each test: four partitions in and out."""
+    names = {name: await make_topic(4) for name in ("input", "output", "dead_letters")}
+    servers = connection.bootstrap_servers
+    settings = SCORING_STREAM.format(group=group, bootstrap_servers=servers, **names)
+    return Lane(connection, **names, settings=settings)

@@ -13,9 +13,9 @@ from aiokafka import AIOKafkaProducer
 from stream_infer.bus.connection import Connection
 from stream_infer.config import ServiceSettings
 from tests.broker.conftest import MakeTopic
+from tests.broker.lanes import Lane, watched
 from tests.broker.probes import read_committed
 from tests.broker.service_process import SCORING_STREAM, ServiceProcess
-from tests.broker.test_service_delivery import Lane, watched
 
 LIMITS = ServiceSettings()
 GOOD = msgpack.packb({"text": "a good neighbour"})
