@@ -49,7 +49,7 @@ async def run_demo(events: int, *, as_json: bool, keep: bool) -> bool:
         with Live(view, console=console, refresh_per_second=1 / REFRESH):
             await _play(load_events(events), view, directory)
         view.phase = "finished"
-    except BaseException:
+    except Exception:
         keep = True  # The error names a log in there.
         raise
     finally:
