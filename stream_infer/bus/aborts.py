@@ -17,6 +17,9 @@ from aiokafka.record.memory_records import MemoryRecords
 Aborted = tuple[int, int]
 """A producer's id, and the offset at which its aborted transaction began."""
 
+Ended = dict[Aborted, int]
+"""Aborted transactions whose marker was met, and the marker's offset."""
+
 _LEAST_PARTS = 3
 """Answers before version 4 of the protocol know no transactions, so they have fewer parts."""
 
@@ -25,7 +28,7 @@ class AbortFilter:
     """Stands between a consumer and its connection, and takes ended transactions off the lists."""
 
     def __init__(self, consumer: Any) -> None:
-        self._ended: dict[tuple[str, int], set[Aborted]] = {}
+        self._ended: dict[tuple[str, int], Ended] = {}
         client = consumer._client  # noqa: SLF001 - aiokafka has no hook for what the broker answers
         self._send = client.send
         client.send = self.send
@@ -47,28 +50,37 @@ class AbortFilter:
             for partition, _error, _end, *parts in partitions:
                 aborted = next((part for part in parts if isinstance(part, list)), None)
                 if len(parts) >= _LEAST_PARTS and aborted:
-                    ended = self._ended.setdefault((topic, partition), set())
+                    ended = self._ended.setdefault((topic, partition), {})
                     aborted[:] = current_aborts(aborted, parts[-1], offsets[topic, partition], ended)
 
 
-def current_aborts(
-    aborted: list[Aborted], records: bytes, fetched_from: int, ended: set[Aborted]
-) -> list[Aborted]:
+def current_aborts(aborted: list[Aborted], records: bytes, fetched_from: int, ended: Ended) -> list[Aborted]:
     """Return those of `aborted` that a reader of `records` has to heed.
 
-    One that began before `fetched_from` is over if it is in `ended`, which remembers the markers
-    that were met, or if the next thing its producer did was to commit.
+    One that began before `fetched_from` is over if its marker lies before that too, or if the next
+    thing its producer did was to commit. `ended` remembers the markers that were met, as long as the
+    broker names their transactions: what was fetched may be thrown away and fetched again, from
+    inside a transaction whose marker was seen.
     """
     markers = list(_markers(records))
     kept = [
-        (producer, began)
-        for producer, began in aborted
-        if began >= fetched_from or ((producer, began) not in ended and _next_is_abort(producer, markers))
+        entry
+        for entry in aborted
+        if entry[1] >= fetched_from or not _is_over(entry, fetched_from, ended, markers)
     ]
     for producer, offset, is_abort in markers:
-        if is_abort:
-            ended |= {entry for entry in aborted if entry[0] == producer and entry[1] <= offset}
+        for entry in aborted if is_abort else ():
+            if entry[0] == producer and entry[1] <= offset:
+                ended.setdefault(entry, offset)
+    for forgotten in ended.keys() - set(aborted):
+        del ended[forgotten]
     return kept
+
+
+def _is_over(entry: Aborted, fetched_from: int, ended: Ended, markers: list[tuple[int, int, bool]]) -> bool:
+    if entry in ended:
+        return ended[entry] < fetched_from
+    return not _next_is_abort(entry[0], markers)
 
 
 def _next_is_abort(producer: int, markers: list[tuple[int, int, bool]]) -> bool:

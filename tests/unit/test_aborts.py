@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import repeat
 from typing import Any
 
 import pytest
@@ -13,10 +14,11 @@ from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_infer.bus.aborts import Aborted, current_aborts
+from stream_infer.bus.aborts import Ended, current_aborts
 
 _ATTRIBUTES = 22
 _CONTROL = 0x20
+NOTHING = repeat(0)
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,21 @@ def committed(log: list[Entry]) -> list[int]:
     ]
 
 
-def read(log: list[Entry], chunks: Iterator[int], *, names_ended: bool, position: int = 0) -> list[int]:
-    """Return what a reader sees who fetches so many batches at a time, from a position on."""
+def read(
+    log: list[Entry],
+    chunks: Iterator[int],
+    *,
+    names_ended: bool,
+    position: int = 0,
+    thrown_away: Iterator[int] = NOTHING,
+) -> list[int]:
+    """Return what a reader sees who fetches so many batches at a time, from a position on.
+
+    Of each fetch so many batches at its end are thrown away and fetched again, as a pause or a
+    rebalance does it.
+    """
     seen: list[int] = []
-    ended: set[Aborted] = set()
+    ended: Ended = {}
     while position < len(log):
         chunk = log[position : position + next(chunks)]
         aborted = [
@@ -106,8 +119,9 @@ def read(log: list[Entry], chunks: Iterator[int], *, names_ended: bool, position
             False,
             READ_COMMITTED,
         )
-        seen += [record.offset for record in records]
-        position = chunk[-1].offset + 1
+        following = max(position + 1, chunk[-1].offset + 1 - next(thrown_away))
+        seen += [record.offset for record in records if record.offset < following]
+        position = following
     return seen
 
 
@@ -120,6 +134,19 @@ LOGS = st.lists(
 @given(log=LOGS, chunks=st.lists(st.integers(1, 5), min_size=30, max_size=30))
 def test_a_reader_sees_what_was_committed(*, names_ended: bool, log: list[Entry], chunks: list[int]) -> None:
     assert committed(log) == read(log, iter(chunks), names_ended=names_ended)
+
+
+@pytest.mark.parametrize("names_ended", [False, True])
+@given(
+    log=LOGS,
+    chunks=st.lists(st.integers(1, 6), min_size=30, max_size=30),
+    thrown_away=st.lists(st.integers(0, 5), min_size=30, max_size=30),
+)
+def test_what_is_thrown_away_is_read_again(
+    *, names_ended: bool, log: list[Entry], chunks: list[int], thrown_away: list[int]
+) -> None:
+    """A marker that was fetched is not yet a marker that was passed."""
+    assert committed(log) == read(log, iter(chunks), names_ended=names_ended, thrown_away=iter(thrown_away))
 
 
 @pytest.mark.parametrize("names_ended", [False, True])
