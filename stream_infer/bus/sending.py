@@ -52,11 +52,17 @@ async def start_producer(connection: Connection, *, batch_bytes: int, transactio
             await producer.start()
         except BaseException as error:
             await stop_producer(producer)
-            if not (isinstance(error, KafkaError) and error.retriable):
+            if not _may_pass(error):
                 raise
             await asyncio.sleep(REACH_BACKOFF)
         else:
             return producer
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether a later attempt may succeed: aiokafka wraps some lost connections in a final error."""
+    reasons = (error, error.__cause__)
+    return any(isinstance(reason, KafkaError) and reason.retriable for reason in reasons)
 
 
 def _patient(ready: Callable[..., Awaitable[bool]]) -> Callable[..., Awaitable[bool]]:

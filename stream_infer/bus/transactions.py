@@ -92,23 +92,28 @@ class TransactionalProducer:
         await self.close()
         identity = f"{self._group}.{self._partition.topic}.{self._partition.partition}"
         try:
-            self._producer = await start_producer(
+            producer = await start_producer(
                 self._connection, batch_bytes=self._batch_bytes, transactional_id=identity
             )
         except _FENCED as error:
             raise PartitionLostError(f"{self._partition} was taken by another worker") from error
         except KafkaError as error:
             raise BusError(f"{self._partition}: no producer could be started: {error}") from error
-        self._committed = (await self._offsets.read([self._partition]))[self._partition]
-        return self._committed
+        try:
+            committed = (await self._offsets.read([self._partition]))[self._partition]
+        except BaseException:
+            await stop_producer(producer)
+            raise
+        self._producer, self._committed = producer, committed
+        return committed
 
     async def publish(self, records: Sequence[OutRecord], offset: int, metadata: str) -> None:
         """Commit the records and the position in one transaction; see `PartitionProducer`."""
         target = Committed(offset, metadata)
         if target == self._committed:
             raise ValueError(f"{self._partition}: position {offset} is already committed")
-        if self._producer is None:
-            raise BusError(f"{self._partition}: the producer is not open")
+        if self._producer is None and await self._reopen(target):
+            return
         producer, self._producer = self._producer, None
         try:
             await self._transact(producer, records, target)
@@ -152,18 +157,23 @@ class TransactionalProducer:
             self._batch_bytes //= 2
         elif not isinstance(error, (RecordTooLargeError, *_FAILURES)):
             raise error
-        before = self._committed
-        found = await self.open()
-        if found == target:
+        if await self._reopen(target):
             return
-        if found != before:
-            raise PartitionLostError(
-                f"{self._partition} was moved to {found.offset} by another worker"
-            ) from error
         if isinstance(error, RecordTooLargeError):
             raise error
         log.warning("transaction_aborted", partition=str(self._partition), error=str(error))
         raise BusError(f"{self._partition}: the transaction was aborted: {error}") from error
+
+    async def _reopen(self, target: Committed) -> bool:
+        """Open after a failure and return whether the position is there that was to be committed.
+
+        If opening fails too, the next attempt to publish begins here.
+        """
+        before = self._committed
+        found = await self.open()
+        if found not in {target, before}:
+            raise PartitionLostError(f"{self._partition} was moved to {found.offset} by another worker")
+        return found == target
 
 
 class AtLeastOnceProducer:
@@ -196,7 +206,7 @@ class AtLeastOnceProducer:
         Where it says that nothing was committed, some records may have been written nevertheless.
         """
         if self._producer is None:
-            raise BusError(f"{self._partition}: the producer is not open")
+            await self.open()
         producer, self._producer = self._producer, None
         try:
             await confirm(await send_records(producer, records, self._partition.partition))

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 
+from stream_infer.bus import transactions
 from stream_infer.bus.batches import OutRecord, key_hash
 from stream_infer.bus.connection import Connection
 from stream_infer.bus.offsets import Committed, CommittedOffsets
@@ -202,6 +203,61 @@ async def test_a_lost_answer_to_the_commit_is_resolved(
     await producer.publish(records(outputs, b"once"), 1, "")
 
     assert [b"once"] == await read_values(connection, outputs)
+
+
+@pytest.mark.parametrize("lost", ["before", "after"])
+async def test_publishing_opens_again_where_recovery_failed(
+    lost: str,
+    connection: Connection,
+    make_topic: MakeTopic,
+    make_producer: MakeProducer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The answer to the commit is lost, and no new producer starts: the next attempt finds out."""
+    inputs, outputs = await make_topic(), await make_topic()
+    producer = make_producer(inputs)
+    await producer.open()
+    commit = AIOKafkaProducer.commit_transaction
+
+    async def losing(self: Any) -> None:
+        if lost == "after":
+            await commit(self)
+        raise KafkaConnectionError("the connection broke")
+
+    async def refusing(*_: Any, **__: Any) -> None:
+        raise KafkaError("no coordinator")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(AIOKafkaProducer, "commit_transaction", losing)
+        broken.setattr(transactions, "start_producer", refusing)
+        for _ in range(2):
+            with pytest.raises(BusError, match="no producer could be started"):
+                await producer.publish(records(outputs, b"once"), 1, "")
+    await producer.publish(records(outputs, b"once"), 1, "")
+    await producer.publish(records(outputs, b"next"), 2, "")
+
+    assert [b"once", b"next"] == await read_values(connection, outputs)
+
+
+async def test_a_lost_coordinator_is_asked_for_again(
+    make_topic: MakeTopic,
+    make_producer: MakeProducer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The library makes a final error of the connection that broke while it asked."""
+    start = AIOKafkaProducer.start
+    starts = []
+
+    async def breaking(self: Any) -> None:
+        starts.append(self)
+        if len(starts) == 1:
+            raise KafkaError("no coordinator") from KafkaConnectionError("the connection broke")
+        await start(self)
+
+    monkeypatch.setattr(AIOKafkaProducer, "start", breaking)
+
+    assert Committed(None, "") == await make_producer(await make_topic()).open()
+    assert 2 == len(starts)
 
 
 async def test_a_record_too_large_is_named_and_the_others_are_not_committed(
