@@ -58,7 +58,9 @@ class Source:
     A partition flows only after `begin` has named its first offset, which the owner knows once it
     has fenced the previous owner. `on_revoked` runs inside the rebalance, heartbeats going on, and
     everyone waits for it; `on_assigned` runs before heartbeats are resumed, so it must return at
-    once and leave slow work, such as opening producers, to a task of the owner.
+    once and leave slow work, such as opening producers, to a task of the owner. `on_rewound` says
+    that the broker lost the newest records of a partition, and where it ends now: it flows again
+    when the owner begins there.
     """
 
     def __init__(
@@ -69,11 +71,13 @@ class Source:
         topics: Collection[str],
         on_assigned: RebalanceCallback,
         on_revoked: RebalanceCallback,
+        on_rewound: Callable[[Partition, int], None],
     ) -> None:
         self._connection = connection
         self._group = group
         self._topics = sorted(topics)
         self._assignment = _Assignment(on_assigned, on_revoked)
+        self._on_rewound = on_rewound
         self._consumer: Any = None
         self._failing_since: float | None = None
 
@@ -142,6 +146,8 @@ class Source:
         target = self._target(partition)
         if offset is None:
             offset = await self._ask(self._consumer.beginning_offsets, target)
+        if self._assignment.is_revoking:
+            raise PartitionLostError(f"{partition} is being given to another worker")
         self._seek(target, offset)
         self._assignment.flowing.add(target)
         self._consumer.resume(target)
@@ -166,7 +172,7 @@ class Source:
         except (NoOffsetForPartitionError, TimeoutError):
             return {}
         except OffsetOutOfRangeError as error:
-            await self._return_into_range(error.args[0])
+            await self._leave_gap(error.args[0])
             return {}
         except KafkaError as error:
             await self._back_off(error)
@@ -246,13 +252,33 @@ class Source:
         except KafkaError as error:
             raise BusError(f"{target}: its offsets could not be read: {error}") from error
 
-    async def _return_into_range(self, positions: dict[TopicPartition, int]) -> None:
-        """Move partitions whose position no longer exists to the nearest one that does, and say so."""
+    async def _leave_gap(self, positions: dict[TopicPartition, int]) -> None:
+        """Deal with partitions that hold no record at the position to be read.
+
+        Where the oldest records are gone, the flow goes on from the oldest that is left. Where the
+        newest are gone, the flow stops until the owner begins again: other records get their offsets.
+        """
         for target, position in positions.items():
+            try:
+                start = await self._in_range(target, position)
+            except BusError as error:
+                log.warning("range_unknown", error=str(error))
+                continue
             if target not in self._assignment.flowing:
                 continue
-            beginning = await self._ask(self._consumer.beginning_offsets, target)
-            end = await self._ask(self._consumer.end_offsets, target)
+            if start > position:
+                self._seek(target, start)
+            elif start < position:
+                self._assignment.flowing.discard(target)
+                self._consumer.pause(target)
+                self._on_rewound(self._assignment.partitions[target], start)
+
+    async def _in_range(self, target: TopicPartition, position: int) -> int:
+        """Return the position, or the nearest that exists; that records are missing is said aloud."""
+        beginning = await self._ask(self._consumer.beginning_offsets, target)
+        end = await self._ask(self._consumer.end_offsets, target)
+        start = min(max(position, beginning), end)
+        if start != position:
             log.error(
                 "records_lost_by_broker",
                 topic=target.topic,
@@ -261,7 +287,7 @@ class Source:
                 beginning=beginning,
                 end=end,
             )
-            self._seek(target, min(max(position, beginning), end))
+        return start
 
     async def _back_off(self, error: KafkaError) -> None:
         if isinstance(error, _REFUSALS):
@@ -284,6 +310,8 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka p
         self.partitions: dict[TopicPartition, Partition] = {}
         self.flowing: set[TopicPartition] = set()
         self.consumer: Any = None
+        self.is_revoking = False
+        """Whether the owner is giving its partitions up: none begins to flow any more."""
         self._on_assigned = on_assigned
         self._on_revoked = on_revoked
         self._failure: Exception | None = None
@@ -295,6 +323,7 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka p
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         """Stop the flow, then let the owner finish: until it returns the partitions are its own."""
+        self.is_revoking = True
         self.flowing.clear()
         await self._call(self._on_revoked, revoked)
         self.partitions.clear()
@@ -302,6 +331,7 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka p
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         """Take the partitions over, none of them flowing yet."""
         self.consumer.pause(*assigned)
+        self.is_revoking = False
         self.partitions = {target: Partition(target.topic, target.partition) for target in assigned}
         await self._call(self._on_assigned, assigned)
 

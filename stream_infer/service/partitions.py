@@ -9,6 +9,7 @@ from typing import Protocol
 import structlog
 
 from stream_infer.bus.batches import OutRecord
+from stream_infer.bus.offsets import Committed
 from stream_infer.bus.transactions import PartitionProducer
 from stream_infer.errors import BusError, PartitionLostError, RecordTooLargeError
 from stream_infer.flow.offsets import parse_metadata
@@ -70,6 +71,7 @@ class PartitionOwner:
         self._begin = begin
         self._drop = drop
         self._state: InputPartition | None = None
+        self._rewound_to: int | None = None
         self._changed = asyncio.Event()
         self._drained = asyncio.Event()
         self._drained.set()
@@ -116,6 +118,11 @@ class PartitionOwner:
             self._state.finish(outcome)
             self._changed.set()
 
+    def rewind(self, end: int) -> None:
+        """Own the partition anew from its end: the broker lost what was read there, and more."""
+        self._rewound_to = end
+        self._changed.set()
+
     async def drain(self) -> None:
         """Return once every admitted record is published."""
         await self._drained.wait()
@@ -128,6 +135,8 @@ class PartitionOwner:
         transaction at a time: what becomes ready meanwhile goes into the next.
         """
         committed = await self._producer.open()
+        if self._rewound_to is not None:
+            committed, self._rewound_to = Committed(self._rewound_to), None
         start = committed.offset or 0
         state = InputPartition(start, parse_metadata(start, committed.metadata), self._ordering)
         await self._begin(self.partition, committed.offset)
@@ -135,6 +144,8 @@ class PartitionOwner:
         self._state = state
         log.info("partition_opened", **_fields(self.partition), offset=committed.offset)
         while True:
+            if self._rewound_to is not None:
+                raise PartitionLostError(f"{self.partition} was cut off at {self._rewound_to} by the broker")
             publication = state.take_publishable(MAX_PUBLICATION)
             if publication is not None:
                 await self._publish(state, publication)

@@ -230,6 +230,7 @@ class Worker:
             topics=list(self._streams),
             on_assigned=self._on_assigned,
             on_revoked=self._release,
+            on_rewound=lambda partition, end: self._owners[partition].rewind(end),
         )
 
     def _make_owner(self, partition: Partition) -> PartitionOwner:

@@ -72,7 +72,12 @@ class Owner:
     def __init__(self) -> None:
         self.assigned: set[Partition] = set()
         self.calls: list[tuple[str, frozenset[Partition]]] = []
+        self.rewound: list[tuple[Partition, int]] = []
         self.changed = asyncio.Event()
+
+    def on_rewound(self, partition: Partition, end: int) -> None:
+        """Note that the broker lost records of a partition."""
+        self.rewound.append((partition, end))
 
     async def on_assigned(self, partitions: frozenset[Partition]) -> None:
         """Take them."""

@@ -27,6 +27,7 @@ def make_source(connection: Connection, group: str) -> Callable[..., Source]:
             topics=topics,
             on_assigned=owner.on_assigned,
             on_revoked=owner.on_revoked,
+            on_rewound=owner.on_rewound,
         )
 
     return make
@@ -136,17 +137,6 @@ async def test_a_paused_partition_waits_and_loses_nothing(
         assert [b"a", b"b"] == [record.value for record in await fetch(source, 2)]
 
 
-async def fetch_until_quiet(source: Source) -> list[Record]:
-    found: list[Record] = []
-    quiet = 0
-    async with asyncio.timeout(PATIENCE):
-        while quiet < 3:
-            fetched = await source.fetch(0.1)
-            quiet = 0 if fetched else quiet + 1
-            found += [record for records in fetched.values() for record in records]
-    return found
-
-
 async def test_committed_positions_keep_their_metadata(
     connection: Connection, group: str, make_topic: MakeTopic, make_source: Callable[..., Source]
 ) -> None:
@@ -222,7 +212,12 @@ async def test_a_named_member_comes_back_to_its_partitions(
     def member(name: str, owner: Owner) -> Source:
         named = replace(connection, settings=connection.settings.model_copy(update={"instance_id": name}))
         return Source(
-            named, group=group, topics=[topic], on_assigned=owner.on_assigned, on_revoked=owner.on_revoked
+            named,
+            group=group,
+            topics=[topic],
+            on_assigned=owner.on_assigned,
+            on_revoked=owner.on_revoked,
+            on_rewound=owner.on_rewound,
         )
 
     async with member("other", other):
@@ -255,19 +250,50 @@ async def test_the_error_of_a_callback_is_raised_by_the_next_fetch(
             await source.fetch(0.1)
 
 
-async def test_a_position_beyond_the_end_returns_to_it(
+async def test_a_position_beyond_the_end_is_told_to_the_owner(
     connection: Connection, make_topic: MakeTopic, make_source: Callable[..., Source]
 ) -> None:
-    """As after a broker forgot its last records: it is said, and new records flow."""
+    """As after a broker forgot its last records: nothing flows until the owner begins again."""
     topic, owner = await make_topic(), Owner()
+    partition = Partition(topic, 0)
     await write(connection, topic, [b"0", b"1"])
     async with make_source(owner, topic) as source:
         await owner.wait_for(1)
-        await source.begin(Partition(topic, 0), 100)
-        await fetch_until_quiet(source)
+        await source.begin(partition, 100)
+        async with asyncio.timeout(PATIENCE):
+            while not owner.rewound:
+                assert {} == await source.fetch(0.1)
         await write(connection, topic, [b"2"])
+        await fetch_nothing(source)
+        assert [(partition, 2)] == owner.rewound
+        await source.begin(partition, 2)
 
         assert [b"2"] == [record.value for record in await fetch(source, 1)]
+
+
+async def test_nothing_begins_to_flow_while_partitions_are_given_up(
+    connection: Connection, make_topic: MakeTopic, make_source: Callable[..., Source]
+) -> None:
+    topic, owner = await make_topic(), Owner()
+    partition = Partition(topic, 0)
+    refused: list[str] = []
+
+    async def open_late(partitions: frozenset[Partition]) -> None:
+        try:
+            await source.begin(partition, 0)
+        except PartitionLostError as error:
+            refused.append(str(error))
+        await Owner.on_revoked(owner, partitions)
+
+    owner.on_revoked = open_late  # type: ignore[method-assign] # this owner takes its time to open
+    await write(connection, topic, [b"0"])
+    source = make_source(owner, topic)
+    async with source:
+        await owner.wait_for(1)
+        await source._assignment.on_partitions_revoked(list(source._assignment.partitions))
+
+        assert 1 == len(refused)
+        assert {} == source.lag()
 
 
 async def test_a_header_name_that_is_not_text_stops_nothing(

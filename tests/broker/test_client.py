@@ -43,6 +43,7 @@ class EchoWorker:
                 topics=[self._stream.input],
                 on_assigned=owner.on_assigned,
                 on_revoked=owner.on_revoked,
+                on_rewound=owner.on_rewound,
             ) as source,
         ):
             producer = TransactionalProducer(
