@@ -20,15 +20,21 @@ class OutcomeEncoder:
         self._dead_letters = stream.dead_letters
         self._results = ResultEncoder(stream, info, name, reader)
 
-    def encode(self, outcome: Outcome) -> OutRecord:
-        """Return the outcome's record."""
-        if isinstance(outcome, Result):
-            return self._results.encode(outcome)
-        return encode_dead_letter(outcome, self._dead_letters)
+    def encode(self, outcome: Outcome) -> tuple[Outcome, OutRecord]:
+        """Return the outcome with its record; a result that cannot be encoded becomes a dead letter."""
+        if isinstance(outcome, DeadLetter):
+            return outcome, encode_dead_letter(outcome, self._dead_letters)
+        try:
+            return outcome, self._results.encode(outcome)
+        except Exception as error:  # noqa: BLE001 - the edge of the loop: one result must not stop the others
+            return self._refused(outcome, error)
 
     def shrink(self, outcome: Outcome, error: RecordTooLargeError) -> tuple[Outcome, OutRecord]:
         """Return a dead letter instead of a result, and a bare dead letter instead of a whole one."""
         if isinstance(outcome, DeadLetter):
             return outcome, encode_bare_dead_letter(outcome, self._dead_letters)
+        return self._refused(outcome, error)
+
+    def _refused(self, outcome: Result, error: Exception) -> tuple[Outcome, OutRecord]:
         letter = dead_letter(outcome.record, self._name, error, "publish", request_id=outcome.id)
         return letter, encode_dead_letter(letter, self._dead_letters)

@@ -14,9 +14,10 @@ import structlog
 from stream_infer.config import Late, Settings
 from stream_infer.engine.replica import Replica
 from stream_infer.engine.sources import resolve
+from stream_infer.engine.specs import ModelKind
 from stream_infer.engine.threads import threads_per_replica
 from stream_infer.engine.tokenization import Tokenizer, load_tokenizer
-from stream_infer.errors import EngineError
+from stream_infer.errors import EngineError, ModelFailedError
 from stream_infer.flow.lane import Lane, LaneLimits
 from stream_infer.flow.pending import Batch, StreamPlan, Unencoded
 from stream_infer.flow.processor import Processor
@@ -24,7 +25,7 @@ from stream_infer.flow.retry import RetryPolicy
 from stream_infer.metrics import Metrics
 from stream_infer.retrieval.cache import EmbeddingCache, model_identity, work_key
 from stream_infer.retrieval.index import PassageIndex
-from stream_infer.schemas import ModelInfo, Outcome, Output, Partition, Request, Work
+from stream_infer.schemas import ModelInfo, Outcome, Output, Partition, Request, Tokens, Work
 from stream_infer.service.recipes import RecipeBook
 
 log = structlog.get_logger(__name__)
@@ -74,7 +75,7 @@ class Inference:
             await self._stack.aclose()
             raise
         self._tokenizers = tokenizers.result()
-        self._identities = {name: model_identity(info) for name, info in self.infos.items()}
+        self._identities = {name: self._identity(name, info) for name, info in self.infos.items()}
         self._processor = self._make_processor()
         self._recipes = RecipeBook(self._settings, self.infos, self._tokenizers, self._index)
         self._describe()
@@ -130,7 +131,7 @@ class Inference:
     async def _encode_group(self, unencoded: Unencoded) -> None:
         tokenizer = self._tokenizers[unencoded.lane]
         try:
-            tokens = await asyncio.to_thread(tokenizer.encode, unencoded.works)
+            tokens = await asyncio.to_thread(_encode_all, tokenizer, unencoded.works)
         except Exception as error:  # noqa: BLE001 - whatever a tokenizer raises is one text's fault
             self._processor.encoding_failed(unencoded, error)
             self._flush()
@@ -214,6 +215,12 @@ class Inference:
             max_fresh=MAX_FRESH if self._settings.cache.shared else 0,
         )
 
+    def _identity(self, name: str, info: ModelInfo) -> str:
+        """Return what two models share only if their outputs for equal work are equal."""
+        settings = self._settings.models[name]
+        longest = f"/{settings.max_new_tokens}" if settings.kind is ModelKind.GENERATE else ""
+        return model_identity(info) + longest
+
     def _key_of(self, work: Work) -> bytes:
         return work_key(work, self._identities[work.model])
 
@@ -236,3 +243,10 @@ class Inference:
             )
             labels = (info.name, info.revision, info.precision, info.device)
             metrics.model_info.labels(*labels).set(info.agreement)
+
+
+def _encode_all(tokenizer: Tokenizer, works: Sequence[Work]) -> Sequence[Tokens]:
+    tokens = tokenizer.encode(works)
+    if len(tokens) != len(works):
+        raise ModelFailedError(f"{len(tokens)} token sequences for {len(works)} texts")
+    return tokens

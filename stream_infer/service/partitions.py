@@ -31,8 +31,8 @@ LOSS_PAUSE = 1.0
 class Encoder(Protocol):
     """What an outcome looks like on the bus."""
 
-    def encode(self, outcome: Outcome) -> OutRecord:
-        """Return the outcome's record."""
+    def encode(self, outcome: Outcome) -> tuple[Outcome, OutRecord]:
+        """Return what goes out for the outcome: itself, or a dead letter, and its record."""
         ...
 
     def shrink(self, outcome: Outcome, error: RecordTooLargeError) -> tuple[Outcome, OutRecord]:
@@ -80,6 +80,11 @@ class PartitionOwner:
     def load(self) -> Load:
         """What is buffered, for back-pressure."""
         return self._state.load if self._state else Load(0, 0)
+
+    @property
+    def tenure(self) -> object:
+        """What stays the same as long as the partition has not been lost; None while it is not open."""
+        return self._state
 
     @property
     def is_open(self) -> bool:
@@ -157,8 +162,9 @@ class PartitionOwner:
 
     async def _publish(self, state: InputPartition, publication: Publication) -> None:
         """Commit one publication, however often the bus refuses; the same outcomes go out each time."""
-        outcomes = list(publication.outcomes)
-        records = [self._encoder.encode(outcome) for outcome in outcomes]
+        encoded = [self._encoder.encode(outcome) for outcome in publication.outcomes]
+        outcomes = [outcome for outcome, _ in encoded]
+        records = [record for _, record in encoded]
         while True:
             try:
                 await self._producer.publish(records, publication.position, publication.metadata)

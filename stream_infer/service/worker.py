@@ -33,6 +33,10 @@ log = structlog.get_logger(__name__)
 
 FETCH_WAIT = 0.2
 """Seconds that a fetch waits for records; so long may a wish to stop go unnoticed."""
+ADMITTED_AT_ONCE = 32
+"""Records submitted together: a long text can take a second to be cut into sentences."""
+LONGEST_TURN = 0.05
+"""Seconds of taking in after which other tasks, heartbeats among them, have their turn."""
 MAX_FETCH = 1024
 """Records taken at once, so that one fetch does not keep the event loop from everything else."""
 
@@ -132,29 +136,42 @@ class Worker:
         self._state.progressed_at = self._state.heard_at = monotonic()
         while not stop.is_set():
             fetched = await self._source.fetch(FETCH_WAIT, MAX_FETCH)
-            self._admit(fetched)
+            await self._admit(fetched)
             self._relieve()
             self._note_progress()
             # A fetch of what is buffered already returns without ever yielding to the other tasks.
             await asyncio.sleep(0)
 
-    def _admit(self, fetched: Mapping[Partition, Sequence[Record]]) -> None:
+    async def _admit(self, fetched: Mapping[Partition, Sequence[Record]]) -> None:
+        """Take in what was fetched, without keeping heartbeats waiting for long.
+
+        While others have their turn a partition may be lost, and even be owned again: what was fetched
+        before that is left, for it will be fetched again.
+        """
+        resumed = monotonic()
+        owned = [(owner, owner.tenure, fetched[p]) for p, owner in self._owners.items() if p in fetched]
+        for owner, tenure, records in owned:
+            for start in range(0, len(records), ADMITTED_AT_ONCE):
+                if tenure is None or owner.tenure is not tenure:
+                    break
+                self._admit_some(owner, records[start : start + ADMITTED_AT_ONCE])
+                if monotonic() - resumed > LONGEST_TURN:
+                    await asyncio.sleep(0)
+                    resumed = monotonic()
+
+    def _admit_some(self, owner: PartitionOwner, records: Sequence[Record]) -> None:
         """Decode what is new and submit it; what cannot be decoded is an outcome already."""
+        name, stream = self._streams[owner.partition.topic]
         now, wall_ms = monotonic(), int(time() * 1000)
         requests: list[Request] = []
-        for partition, records in fetched.items():
-            owner = self._owners.get(partition)
-            if owner is None:
-                continue
-            name, stream = self._streams[partition.topic]
-            fresh = owner.admit(records)
-            self._metrics.received.labels(name).inc(len(fresh))
-            for record in fresh:
-                request = self._decode(record, name, stream, now, wall_ms)
-                if isinstance(request, DeadLetter):
-                    owner.finish(request)
-                else:
-                    requests.append(request)
+        fresh = owner.admit(records)
+        self._metrics.received.labels(name).inc(len(fresh))
+        for record in fresh:
+            request = self._decode(record, name, stream, now, wall_ms)
+            if isinstance(request, DeadLetter):
+                owner.finish(request)
+            else:
+                requests.append(request)
         self._inference.submit(requests)
 
     def _decode(

@@ -105,7 +105,7 @@ def find_placeholders(text: str) -> list[Span]:
     found = [Span(match.start(), match.end()) for match in PLACEHOLDER.finditer(text)]
     ends = [span.end for span in found]
     # Words with signs of code in them are kept whole, unless a placeholder is what gives them the sign.
-    words = [word for word in _code_words(text) if not _is_touched(word, found, ends)]
+    words = [word for word in _code_words(text) if touched(word, found, ends) is None]
     return sorted(found + words, key=lambda span: span.start)
 
 
@@ -119,7 +119,7 @@ def find_kept(text: str) -> list[Span]:
     """Return the placeholders and the numbers of `text`, in order, none overlapping."""
     found = find_placeholders(text)
     ends = [span.end for span in found]
-    numbers = [number for number in find_numbers(text) if not _is_touched(number, found, ends)]
+    numbers = [number for number in find_numbers(text) if touched(number, found, ends) is None]
     return sorted(found + numbers, key=lambda span: span.start)
 
 
@@ -146,10 +146,10 @@ def _code_words(text: str) -> Iterator[Span]:
             yield Span(start, match.start() + len(word))
 
 
-def _is_touched(word: Span, found: Sequence[Span], ends: Sequence[int]) -> bool:
-    """Whether one of `found`, whose ends are `ends`, overlaps `word`."""
-    place = bisect_right(ends, word.start)
-    return place < len(found) and found[place].start < word.end
+def touched(span: Span, found: Sequence[Span], ends: Sequence[int]) -> Span | None:
+    """Return the first of `found`, whose ends are `ends`, that overlaps `span`."""
+    place = bisect_right(ends, span.start)
+    return found[place] if place < len(found) and found[place].start < span.end else None
 
 
 def _digits(text: str) -> str:

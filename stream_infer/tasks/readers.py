@@ -202,6 +202,8 @@ def _scored(citation: Citation, score: float) -> Citation:
 
 def _from_citations(citations: Sequence[Citation], floor: float) -> Reading:
     """Return the first citation's words as the answer, with every citation that reaches the floor."""
+    if not citations:  # passages of another version of this service may hold no sentence
+        return Reading(None, 0.0)
     best = citations[0]
     if best.score < floor:
         return Reading(None, best.score)

@@ -19,6 +19,7 @@ from stream_infer.tasks.placeholders import (
     has_words,
     keeps_numbers,
     mask,
+    touched,
 )
 from stream_infer.tasks.typography import calm, is_shouted, match_typography
 
@@ -36,8 +37,8 @@ class TranslationModel:
     """What a recipe must know of a translation model.
 
     `languages` are directions such as `en-pt`, the default first. `fits(text, direction)` says
-    whether the model can read a text whole; it is not asked about texts of less than `max_tokens`
-    characters, which always fit.
+    whether the model can read a text whole; it is not asked about ASCII texts of less than
+    `max_tokens` characters, which always fit.
     """
 
     name: str
@@ -61,10 +62,14 @@ class Direction:
 
 @dataclass(slots=True)
 class Piece:
-    """A stretch of the text that is translated on its own, and its translation once there is one."""
+    """A stretch of the text that is translated on its own, and its translation once there is one.
+
+    `continues` says that it is the rest of a sentence, and not the beginning.
+    """
 
     span: Span
     text: str
+    continues: bool = False
     translation: str | None = None
     is_truncated: bool = False
 
@@ -84,7 +89,7 @@ def translate(body: TranslateBody, model: TranslationModel) -> Recipe:
     """
     direction = choose_direction(model, body.source, body.target)
     pieces = [
-        Piece(span, span.of(body.text))
+        Piece(span, span.of(body.text), continues=span.start > sentence.start)
         for sentence in _sentences(body.text, direction)
         for span in _cut_to_fit(body.text, sentence, model, direction)
     ]
@@ -150,7 +155,7 @@ def _cut_to_fit(text: str, span: Span, model: TranslationModel, direction: Direc
     """Return the sentence in as many pieces as it takes for the model to read each whole."""
     kept = find_placeholders(span.of(text))
     masked = mask(span.of(text), kept).text
-    if len(masked) < model.max_tokens or model.fits(masked, direction.name):
+    if (masked.isascii() and len(masked) < model.max_tokens) or model.fits(masked, direction.name):
         return [span]
     first, second = _halve(text, span, kept)
     return [
@@ -162,19 +167,28 @@ def _cut_to_fit(text: str, span: Span, model: TranslationModel, direction: Direc
 
 
 def _halve(text: str, span: Span, kept: Sequence[Span]) -> tuple[Span, Span]:
-    """Return both sides of the gap that is nearest to the middle: behind a clause, else a word."""
+    """Return both sides of the gap that is nearest to the middle: behind a clause, else a word.
+
+    A sentence without a gap is cut in its middle, but not within what must be kept, unless it is
+    nothing else.
+    """
     sentence = span.of(text)
     middle = len(sentence) // 2
+    ends = [stretch.end for stretch in kept]
     for gap in (_CLAUSE_END, _SPACE):
-        found = [
-            match
-            for match in gap.finditer(sentence)
-            if not any(stretch.start < match.end() and match.start() < stretch.end for stretch in kept)
-        ]
+        gaps = (Span(match.start(), match.end()) for match in gap.finditer(sentence))
+        found = [each for each in gaps if touched(each, kept, ends) is None]
         if found:
-            nearest = min(found, key=lambda match: abs(match.start() - middle))
-            return Span(span.start, span.start + nearest.start()), Span(span.start + nearest.end(), span.end)
-    return Span(span.start, span.start + middle), Span(span.start + middle, span.end)
+            nearest = min(found, key=lambda each: abs(each.start - middle))
+            return Span(span.start, span.start + nearest.start), Span(span.start + nearest.end, span.end)
+    cut = span.start + _outside(middle, len(sentence), touched(Span(middle - 1, middle + 1), kept, ends))
+    return Span(span.start, cut), Span(cut, span.end)
+
+
+def _outside(middle: int, length: int, kept: Span | None) -> int:
+    """Return the place nearest to the middle of a sentence that is not within the kept stretch."""
+    edges = [edge for edge in (kept.start, kept.end) if 0 < edge < length] if kept else []
+    return min(edges, key=lambda edge: abs(edge - middle), default=middle)
 
 
 def _untranslated(pieces: Sequence[Piece]) -> list[Piece]:
@@ -246,12 +260,13 @@ def _finish(text: str, calmed: str, output: Output, model: TranslationModel, dir
 
 
 def _join(text: str, pieces: Sequence[Piece], direction: Direction) -> str:
-    """Put the translations in the places of their sources; sentences that touch get a space between."""
+    """Put the translations in the places of their sources; translated sentences that touch get a space."""
     parts: list[str] = []
     end = 0
     for piece in pieces:
         gap = text[end : piece.span.start]
-        touches = not gap and bool(parts) and not text[end - 1].isalnum()
+        is_sentence = piece.translation is not None and not piece.continues
+        touches = is_sentence and not gap and bool(parts) and not text[end - 1].isalnum()
         if touches and _primary(direction.target) not in _UNSPACED:
             gap = " "
         parts += [gap, piece.text if piece.translation is None else piece.translation]

@@ -136,6 +136,38 @@ def test_a_word_beyond_the_limit_is_cut_and_joined_again() -> None:
     assert "a" * 100 == result["text"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["olá,{user_name}" * 150, "a{x}" * 200, "<b>漢字</b>" * 60, "." * 5_000, "{only_this}" * 40],
+)
+def test_a_sentence_without_gaps_is_cut_beside_placeholders_and_joined_as_it_was(text: str) -> None:
+    """No half of a placeholder reaches the model, and no space comes in where there was none."""
+    result, rounds = run(translate(TranslateBody(text), model(max_tokens=64)), echo)
+
+    assert text == result["text"]
+    assert not any(mark in work for works in rounds for work in texts(works) for mark in "{}<>")
+
+
+def test_a_long_sentence_of_many_placeholders_comes_back() -> None:
+    text = "a {x} " * 5_000
+    result, _ = run(translate(TranslateBody(text), model(max_tokens=64)), echo)
+
+    assert text == result["text"]
+
+
+def test_characters_that_become_many_are_not_taken_for_a_short_text() -> None:
+    asked: list[str] = []
+
+    def fits(text: str, _direction: str) -> bool:
+        asked.append(text)
+        return len(text) <= 10
+
+    short = TranslationModel("translator", ("en-pt",), fits, max_tokens=64)
+    run(translate(TranslateBody("ﷺ" * 20), short), echo)
+
+    assert "ﷺ" * 20 in asked
+
+
 def test_capitals_are_calmed_for_the_model_and_put_back() -> None:
     result, rounds = run(translate(TranslateBody("READ THIS {x} NOW!"), model()), echo)
     assert ["Read this Q1Q now!"] == texts(rounds[0])
