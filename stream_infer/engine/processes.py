@@ -88,6 +88,9 @@ class NurseryProcess:
         try:
             first = await child.receive()
             _raise_if_refused(first)
+        except (ConfigError, ReplicaDiedError):
+            await self.bury(child)
+            raise
         except BaseException:
             child.kill()
             raise

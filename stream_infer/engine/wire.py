@@ -109,9 +109,9 @@ def decode_info(message: Message) -> ModelInfo:
 
 def _encode_output(output: Output) -> tuple[bytes | None, str, str | None, bool]:
     if output.vector is None:
-        return None, "", output.text, output.truncated
+        return None, "", output.text, bool(output.truncated)
     vector = np.ascontiguousarray(output.vector)
-    return vector.tobytes(), vector.dtype.str, output.text, output.truncated
+    return vector.tobytes(), vector.dtype.str, output.text, bool(output.truncated)
 
 
 def _body_length(header: bytes) -> int:

@@ -5,6 +5,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -40,7 +41,7 @@ class Echo:
 
 
 class Lengths:
-    """Answers with a vector that holds the text's length."""
+    """Answers with a vector that holds the text's length, or with what a mark in the text names."""
 
     def __init__(self, spec: ModelSpec) -> None:
         self.info = ModelInfo(spec.name, spec.source, "1", "fp32", "cpu", 4096, 1, labels=("a", "b"))
@@ -48,7 +49,14 @@ class Lengths:
     def run(self, batch: Sequence[Tokens], options: Sequence[str]) -> list[Output]:
         """Answer with lengths."""
         del options
-        return [Output(vector=np.array([len(tokens.ids)], np.float16)) for tokens in batch]
+        return [_length(text, len(tokens.ids)) for text, tokens in zip(misbehave(batch), batch, strict=True)]
+
+
+def _length(text: str, length: int) -> Output:
+    for mark, odd in _ODD_OUTPUTS.items():
+        if mark in text:
+            return odd
+    return Output(vector=np.array([length], np.float16))
 
 
 def echo(spec: ModelSpec) -> Echo:
@@ -61,6 +69,26 @@ def lengths(spec: ModelSpec) -> Lengths:
 
 def broken(spec: ModelSpec) -> Echo:
     raise FileNotFoundError(f"no weights for {spec.name}")
+
+
+def hanging_when_replaced(spec: ModelSpec) -> Echo:
+    if _was_loaded(spec):
+        _hang()
+    return Echo(spec)
+
+
+def broken_when_replaced(spec: ModelSpec) -> Echo:
+    if _was_loaded(spec):
+        raise OSError("device busy")
+    return Echo(spec)
+
+
+def _was_loaded(spec: ModelSpec) -> bool:
+    """Whether a process before this one has loaded the model; the file in its options remembers."""
+    flag = Path(str(spec.options["flag"]))
+    known = flag.exists()
+    flag.touch()
+    return known
 
 
 def suicidal(spec: ModelSpec) -> Echo:
@@ -93,6 +121,13 @@ def _hang() -> None:
     time.sleep(3600)
 
 
+_ODD_OUTPUTS = {
+    "<nan>": Output(vector=np.array([np.nan], np.float16)),
+    "<infinity>": Output(vector=np.array([np.inf], np.float32)),
+    "<objects>": Output(vector=np.array([None], object)),
+    "<double>": Output(vector=np.array([1.0], np.float64)),
+    "<surrogate>": Output(text="\ud800"),
+}
 _ACTIONS: dict[str, Callable[[], None]] = {
     "<raise>": _raise,
     "<memory>": _exhaust_memory,

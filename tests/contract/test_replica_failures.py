@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,11 @@ async def echo(replica: Replica, *texts: str) -> list[str | None]:
     return [output.text for output in outputs]
 
 
+def children(pid: int) -> list[str]:
+    """Return a process's children, those included that have ended and were not waited for."""
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+
+
 @pytest.fixture
 async def replica() -> AsyncIterator[Replica]:
     models = [model("echo", "echo"), model("lengths", "lengths")]
@@ -84,6 +90,18 @@ async def test_a_model_that_raises_fails_the_batch_alone(replica: Replica) -> No
 
     with pytest.raises(ModelFailedError, match="ValueError: token 7 is poison"):
         await echo(replica, "fine", "<raise>")
+
+    assert ["FINE"] == await echo(replica, "fine")
+    assert pid == replica.pid
+
+
+@pytest.mark.parametrize("mark", ["<nan>", "<infinity>", "<objects>", "<double>", "<surrogate>"])
+async def test_an_output_that_no_result_can_be_made_of_is_a_failure(replica: Replica, mark: str) -> None:
+    """It fails like a model that raises, so that bisection finds the text that it comes from."""
+    pid = replica.pid
+
+    with pytest.raises(ModelFailedError):
+        await replica.run("lengths", tokens("fine", mark), ["", ""], expected=0.01)
 
     assert ["FINE"] == await echo(replica, "fine")
     assert pid == replica.pid
@@ -143,6 +161,30 @@ async def test_a_hang_is_ended_by_the_watchdog() -> None:
 
         assert ["FINE"] == await echo(replica, "fine")
         assert pid != replica.pid
+
+
+async def test_a_successor_that_hangs_while_loading_is_given_up(tmp_path: Path) -> None:
+    """The batch that waits for it fails, with the reason, instead of waiting for ever."""
+    spec = replace(model("echo", "hanging_when_replaced"), options={"flag": str(tmp_path / "flag")})
+    async with Replica([spec], threads=1, watchdog=0.5, factor=0.0) as replica:
+        with pytest.raises(ReplicaDiedError):
+            await echo(replica, "<die>")
+        with pytest.raises(ReplicaDiedError, match="successor did not load"):
+            await echo(replica, "fine")
+        (tmp_path / "flag").unlink()
+
+
+async def test_successors_that_cannot_load_leave_no_zombies(tmp_path: Path) -> None:
+    spec = replace(model("echo", "broken_when_replaced"), options={"flag": str(tmp_path / "flag")})
+    async with Replica([spec], threads=1, watchdog=GENEROUS_S) as replica:
+        for mark in ("<die>", "fine", "fine"):
+            with pytest.raises(ReplicaDiedError):
+                await echo(replica, mark)
+        assert replica._nursery is not None
+        assert [] == children(replica._nursery.process.pid)
+        (tmp_path / "flag").unlink()
+
+        assert ["FINE"] == await echo(replica, "fine")
 
 
 async def test_a_batch_expected_to_take_long_is_given_the_time() -> None:

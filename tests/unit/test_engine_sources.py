@@ -45,6 +45,18 @@ def test_the_revision_follows_the_content(model_directory: Path) -> None:
     assert before != resolve(f"path:{model_directory}").revision
 
 
+def test_the_revision_follows_the_middle_of_a_large_file(tmp_path: Path) -> None:
+    """As when a model is fine-tuned: its embeddings and its last layer may stay as they were."""
+    weights = np.zeros(8_000_000, np.float32)
+    revisions = []
+    for value in (0.0, 1.0):
+        weights[3_000_000:5_000_000] = value
+        save_file({"weight": weights}, tmp_path / "model.safetensors")
+        revisions.append(content_revision(tmp_path, [tmp_path / "model.safetensors"]))
+
+    assert revisions[0] != revisions[1]
+
+
 @pytest.mark.parametrize("start", [b"PK\x03\x04", b"\x80\x02"])
 def test_pickled_weights_are_refused(tmp_path: Path, start: bytes) -> None:
     """A checkpoint that could run code counts as no weights at all."""
