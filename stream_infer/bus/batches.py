@@ -11,6 +11,7 @@ _MULTIPLIER = 0x5BD1E995
 _SEED = 0x9747B28C
 _WORD = 0xFFFFFFFF
 _POSITIVE = 0x7FFFFFFF
+_MAX_REMEMBERED_BYTES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +39,21 @@ def group_by_target(
     """
     targets: dict[Target, list[int]] = {}
     for index, record in enumerate(records):
-        number = keyless if record.key is None else key_hash(record.key)
+        number = keyless if record.key is None else _hash(record.key)
         target = (record.topic, number % partition_counts[record.topic])
         targets.setdefault(target, []).append(index)
     return targets
 
 
-@lru_cache(maxsize=16_384)
+def _hash(key: bytes) -> int:
+    """Return the key's hash; keys repeat, so it is remembered, unless the key would take much memory."""
+    return _remembered_hash(key) if len(key) <= _MAX_REMEMBERED_BYTES else key_hash(key)
+
+
 def key_hash(key: bytes) -> int:
     """Return the positive murmur2 hash of a key, as in `org.apache.kafka.common.utils.Utils`.
 
-    Keys repeat, so hashes are remembered: the hash costs some 100 ns a byte in Python.
+    It costs some 100 ns a byte in Python.
     """
     whole = len(key) & ~3
     state = _SEED ^ len(key)
@@ -61,3 +66,6 @@ def key_hash(key: bytes) -> int:
     state ^= state >> 13
     state = state * _MULTIPLIER & _WORD
     return (state ^ state >> 15) & _POSITIVE
+
+
+_remembered_hash = lru_cache(maxsize=16_384)(key_hash)

@@ -28,8 +28,13 @@ class Change:
 
 
 def estimate_tokens(record: Record) -> int:
-    """Return about how many tokens the value holds, rather too many than too few."""
-    return len(record.value or b"") // _BYTES_PER_TOKEN + 1
+    """Return about how many tokens the record holds, rather too many than too few.
+
+    Key and headers count like the value: they take the same memory until the record is published.
+    """
+    size = len(record.value or b"") + len(record.key or b"")
+    size += sum(len(name) + len(value or b"") for name, value in record.headers)
+    return size // _BYTES_PER_TOKEN + 1
 
 
 class Pressure:

@@ -39,6 +39,10 @@ def test_a_partition_that_is_gone_is_not_resumed() -> None:
 def test_estimate_is_not_below_the_tokens_of_short_texts() -> None:
     assert 1 == estimate_tokens(Record("requests", 0, 0, 0, None, None))
     assert 11 == estimate_tokens(Record("requests", 0, 0, 0, None, b"x" * 30))
+    assert 14 == estimate_tokens(Record("requests", 0, 0, 0, b"k" * 9, b"x" * 30))
+    assert 101 == estimate_tokens(
+        Record("requests", 0, 0, 0, None, None, (("h" * 9, b"v" * 291), ("", None)))
+    )
 
 
 @given(
