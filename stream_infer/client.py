@@ -17,7 +17,7 @@ from stream_infer.bus.connection import connect
 from stream_infer.bus.follower import TopicFollower
 from stream_infer.bus.publisher import Publisher
 from stream_infer.config import BUILTIN_STREAMS, KafkaSettings, StreamSettings
-from stream_infer.errors import BusError, ConfigError, MalformedRecordError, StreamInferError
+from stream_infer.errors import BusError, ConfigError, MalformedRecordError, StreamInferError, TooLargeError
 from stream_infer.schemas import (
     AnswerBody,
     Body,
@@ -33,6 +33,9 @@ from stream_infer.schemas import (
 DEFAULT_TIMEOUT = 30.0
 MAX_UNSENT = 1_000
 MAX_SENT_AT_ONCE = 500
+MAX_REQUEST_BYTES = 1_000_000
+"""What a broker takes unless told otherwise, with a little room. One that it refuses would fail the
+others that are sent with it."""
 
 _TASKS: dict[type[Body], Task] = {
     ClassifyBody: Task.CLASSIFY,
@@ -65,6 +68,7 @@ class ClientRequest:
 
 @dataclass(frozen=True, slots=True)
 class _Unsent:
+    id: str
     record: OutRecord
     outcome: asyncio.Future[Outcome]
 
@@ -161,6 +165,7 @@ class Client:
 
         Raises:
             RequestFailedError: it ended as a dead letter.
+            TooLargeError: it is longer than `MAX_REQUEST_BYTES`; it was not sent.
             TimeoutError: neither came within `timeout` seconds; it may still come later.
             BusError: the request could not be sent, or the client was closed.
         """
@@ -187,6 +192,7 @@ class Client:
         """Give each request's id and outcome as they come, with at most `in_flight` under way.
 
         Raises:
+            TooLargeError: a request is longer than `MAX_REQUEST_BYTES`; it was not sent.
             TimeoutError: no outcome came for `timeout` seconds; one request still waited for is named.
             BusError: a request could not be sent, or the client was closed.
         """
@@ -195,14 +201,14 @@ class Client:
         remaining = iter(requests)
         try:
             while True:
-                while len(waiting) < in_flight and (request := next(remaining, None)) is not None:
-                    unsent = self._register(request)
-                    waiting[request.id] = unsent.outcome
-                    unsent.outcome.add_done_callback(partial(_report, finished, request.id))
-                    await self._unsent.put(unsent)
-                if not waiting:
-                    return
                 try:
+                    while len(waiting) < in_flight and (request := next(remaining, None)) is not None:
+                        unsent = self._register(request)
+                        waiting[request.id] = unsent.outcome
+                        unsent.outcome.add_done_callback(partial(_report, finished, request.id))
+                        await asyncio.wait_for(self._unsent.put(unsent), timeout)
+                    if not waiting:
+                        return
                     identity = await asyncio.wait_for(finished.get(), timeout)
                 except TimeoutError:
                     raise TimeoutError(
@@ -220,8 +226,11 @@ class Client:
         if request.id in self._pending:
             raise ValueError(f"request {request.id} is under way already")
         record = encode_request(request.body, stream.input, request.id, key=request.key)
+        size = len(record.value or b"") + len(record.key or b"")
+        if size > MAX_REQUEST_BYTES:
+            raise TooLargeError(f"request {request.id}: {size} bytes, the limit is {MAX_REQUEST_BYTES}")
         outcome = self._pending[request.id] = asyncio.get_running_loop().create_future()
-        return _Unsent(record, outcome)
+        return _Unsent(request.id, record, outcome)
 
     async def _send(self) -> None:
         while True:
@@ -232,6 +241,7 @@ class Client:
                 await self._publisher.publish([unsent.record for unsent in batch])
             except BusError as error:
                 for unsent in batch:
+                    self._pending.pop(unsent.id, None)
                     if not unsent.outcome.done():
                         unsent.outcome.set_exception(error)
 

@@ -12,9 +12,9 @@ from stream_infer.bus.connection import Connection
 from stream_infer.bus.offsets import CommittedOffsets
 from stream_infer.bus.source import Source
 from stream_infer.bus.transactions import TransactionalProducer
-from stream_infer.client import Client, ClientRequest, RequestFailedError
+from stream_infer.client import MAX_SENT_AT_ONCE, MAX_UNSENT, Client, ClientRequest, RequestFailedError
 from stream_infer.config import ServiceSettings, StreamSettings
-from stream_infer.errors import BusError, EmptyTextError
+from stream_infer.errors import BusError, EmptyTextError, TooLargeError
 from stream_infer.schemas import Body, ClassifyBody, DeadLetter, ModelInfo, Partition, Record, Result, Task
 from tests.broker.conftest import MakeTopic
 from tests.broker.probes import PATIENCE, Owner, write
@@ -120,6 +120,50 @@ async def test_a_dead_letter_is_raised_with_its_reason(
             await client.classify("   ", timeout=PATIENCE)
 
     assert "empty_text" == raised.value.reason
+
+
+async def test_a_request_too_large_fails_alone(connection: Connection, stream: StreamSettings) -> None:
+    async with client_of(connection, stream) as client:
+        small = [client.classify(f"text {number}", timeout=PATIENCE) for number in range(5)]
+        large = client.classify("x" * 2_000_000, timeout=PATIENCE)
+        *results, failure = await asyncio.gather(*small, large, return_exceptions=True)
+
+    assert [f"text {n}" for n in range(5)] == [r.body["label"] for r in results if isinstance(r, Result)]
+    assert isinstance(failure, TooLargeError)
+
+
+async def test_requests_that_could_not_be_sent_may_be_sent_again(
+    connection: Connection, stream: StreamSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [ClientRequest(ClassifyBody(text), id=text) for text in ("one", "two")]
+
+    async def refuse(*_: object) -> None:
+        raise BusError("refused")
+
+    async with client_of(connection, stream) as client:
+        with monkeypatch.context() as broken:
+            broken.setattr(client._publisher, "publish", refuse)
+            with pytest.raises(BusError, match="refused"):
+                [outcome async for outcome in client.submit(requests, timeout=PATIENCE)]
+
+        again = {identity async for identity, _ in client.submit(requests, timeout=PATIENCE)}
+
+    assert {"one", "two"} == again
+
+
+async def test_submitting_times_out_while_nothing_can_be_sent(
+    connection: Connection, stream: StreamSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More requests than may wait to be sent are no reason to wait for ever."""
+    requests = [ClientRequest(ClassifyBody("text")) for _ in range(MAX_UNSENT + MAX_SENT_AT_ONCE + 1)]
+
+    async def hang(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    async with client_of(connection, stream) as client:
+        monkeypatch.setattr(client._publisher, "publish", hang)
+        with pytest.raises(TimeoutError, match=r"no outcome within 0\.2 s"):
+            [outcome async for outcome in client.submit(requests, in_flight=len(requests), timeout=0.2)]
 
 
 async def test_a_missing_answer_times_out_by_name(connection: Connection, stream: StreamSettings) -> None:
