@@ -152,12 +152,15 @@ def _pieces(text: str, limits: PassageLimits, language: str) -> Iterator[_Piece]
 
 
 def _cut(text: str, start: int, end: int, max_chars: int) -> Iterator[tuple[int, int]]:
-    """Yield the stretch in parts of at most `max_chars`, cut at whitespace where there is any."""
+    """Yield the stretch in parts of at most `max_chars`, cut at whitespace where there is any.
+
+    The stretch begins and ends with something else than whitespace, and so does each part.
+    """
     while end - start > max_chars:
         words = list(_WORD.finditer(text, start, start + max_chars + 1))
         cut = words[-1].start() if len(words) > 1 else start + max_chars
         yield start, start + len(text[start:cut].rstrip())
-        start = cut
+        start = cut + len(text[cut:end]) - len(text[cut:end].lstrip())
     yield start, end
 
 

@@ -68,6 +68,20 @@ def test_text_without_spaces_is_cut_anyway() -> None:
     assert [60, 60, 5] == [len(passage.text) for passage in split("x" * 125)]
 
 
+@pytest.mark.parametrize("gap", [" " * 200, "\n" * 200, "\u3000" * 70])
+def test_long_whitespace_within_a_sentence_makes_no_passage(gap: str) -> None:
+    assert ["Alpha. b", "c end."] == [passage.text for passage in split(f"Alpha. b{gap}c end.")]
+
+
+@given(
+    st.lists(st.sampled_from(["a", "B. ", " ", "\n", "x" * 70, " " * 70, "\u3000" * 30]), max_size=12).map(
+        "".join
+    )
+)
+def test_every_passage_begins_and_ends_with_text(text: str) -> None:
+    assert all(passage.text == passage.text.strip() != "" for passage in split(text))
+
+
 @given(st.text(alphabet=st.sampled_from("aB .!?\n\r\t\u3000日。é"), max_size=400))
 def test_passages_cover_the_text_exactly(text: str) -> None:
     """In order, numbered from 0, within the limit, nothing but whitespace left out."""
