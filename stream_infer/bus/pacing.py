@@ -29,15 +29,16 @@ def pace_empty_fetches() -> None:
 
 
 async def _ask_and_pause(self: Any, assignment: Any, node: int, request: Any) -> bool:
-    started = monotonic()
-    has_records = bool(await _ask(self, assignment, node, request))
-    if has_records or monotonic() - started > AT_ONCE:
-        _pauses.pop(self, None)
-        return has_records
-    pause = _pauses[self] = min(_pauses.get(self, FIRST_PAUSE / 2) * 2, LONGEST_PAUSE)
     try:
+        started = monotonic()
+        has_records = bool(await _ask(self, assignment, node, request))
+        if has_records or monotonic() - started > AT_ONCE:
+            _pauses.pop(self, None)
+            return has_records
+        pause = _pauses[self] = min(_pauses.get(self, FIRST_PAUSE / 2) * 2, LONGEST_PAUSE)
         await asyncio.sleep(pause)
     except asyncio.CancelledError:
-        # The fetcher cancels fetches that are no longer wanted and expects them to end quietly.
+        # The fetcher cancels fetches that are no longer wanted and expects them to end quietly, which
+        # its own wait before another attempt does not: `stop` would raise.
         return False
     return False

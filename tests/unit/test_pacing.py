@@ -38,3 +38,20 @@ async def test_pauses_grow_to_a_limit_and_start_anew(
 
     assert [False] * 6 + [True, False] == found
     assert [0.001, 0.002, 0.004, 0.008, 0.01, 0.01, 0.001] == pauses
+
+
+async def test_a_fetch_that_is_cancelled_ends_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while it waits to ask a broker again that did not answer: who stops awaits it."""
+    waiting = asyncio.Event()
+
+    async def ask(*_: Any) -> bool:
+        waiting.set()
+        await asyncio.Event().wait()
+        return True
+
+    monkeypatch.setattr(pacing, "_ask", ask)
+    fetching = asyncio.create_task(pacing._ask_and_pause(None, None, 0, None))
+    await waiting.wait()
+    fetching.cancel()
+
+    assert await fetching is False
