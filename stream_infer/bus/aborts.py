@@ -20,6 +20,9 @@ Aborted = tuple[int, int]
 Ended = dict[Aborted, int]
 """Aborted transactions whose marker was met, and the marker's offset."""
 
+MAX_REMEMBERED = 4_096
+"""Aborted transactions that are remembered for each partition, the last of them."""
+
 _LEAST_PARTS = 3
 """Answers before version 4 of the protocol know no transactions, so they have fewer parts."""
 
@@ -58,9 +61,8 @@ def current_aborts(aborted: list[Aborted], records: bytes, fetched_from: int, en
     """Return those of `aborted` that a reader of `records` has to heed.
 
     One that began before `fetched_from` is over if its marker lies before that too, or if the next
-    thing its producer did was to commit. `ended` remembers the markers that were met, as long as the
-    broker names their transactions: what was fetched may be thrown away and fetched again, from
-    inside a transaction whose marker was seen.
+    thing its producer did was to commit. `ended` remembers the markers that were met, and where: what
+    was fetched may be thrown away and fetched again, from inside a transaction whose marker was seen.
     """
     markers = list(_markers(records))
     kept = [
@@ -72,7 +74,7 @@ def current_aborts(aborted: list[Aborted], records: bytes, fetched_from: int, en
         for entry in aborted if is_abort else ():
             if entry[0] == producer and entry[1] <= offset:
                 ended.setdefault(entry, offset)
-    for forgotten in ended.keys() - set(aborted):
+    for forgotten in sorted(ended, key=ended.__getitem__)[:-MAX_REMEMBERED]:
         del ended[forgotten]
     return kept
 

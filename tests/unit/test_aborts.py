@@ -6,7 +6,6 @@ from functools import cache
 from itertools import repeat
 from typing import Any
 
-import pytest
 from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
@@ -14,7 +13,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_infer.bus.aborts import Ended, current_aborts
+from stream_infer.bus.aborts import MAX_REMEMBERED, Ended, current_aborts
 
 _ATTRIBUTES = 22
 _CONTROL = 0x20
@@ -89,23 +88,24 @@ def read(
     log: list[Entry],
     chunks: Iterator[int],
     *,
-    names_ended: bool,
+    names_ended: Iterator[bool],
     position: int = 0,
     thrown_away: Iterator[int] = NOTHING,
 ) -> list[int]:
     """Return what a reader sees who fetches so many batches at a time, from a position on.
 
-    Of each fetch so many batches at its end are thrown away and fetched again, as a pause or a
+    The broker may name transactions that ended before what it is asked for, now and then. Of each fetch so many batches at its end are thrown away and fetched again, as a pause or a
     rebalance does it.
     """
     seen: list[int] = []
     ended: Ended = {}
     while position < len(log):
         chunk = log[position : position + next(chunks)]
+        names_all = next(names_ended)
         aborted = [
             (producer, began)
             for producer, began, marker in aborted_transactions(log)
-            if began <= chunk[-1].offset and (names_ended or marker >= position)
+            if began <= chunk[-1].offset and (names_all or marker >= position)
         ]
         data = b"".join(entry.data for entry in chunk)
         heeded = current_aborts(aborted, data, position, ended)
@@ -130,28 +130,38 @@ LOGS = st.lists(
 ).map(make_log)
 
 
-@pytest.mark.parametrize("names_ended", [False, True])
-@given(log=LOGS, chunks=st.lists(st.integers(1, 5), min_size=30, max_size=30))
-def test_a_reader_sees_what_was_committed(*, names_ended: bool, log: list[Entry], chunks: list[int]) -> None:
-    assert committed(log) == read(log, iter(chunks), names_ended=names_ended)
+CHUNKS = st.lists(st.integers(1, 6), min_size=30, max_size=30)
+NAMES = st.just([False] * 30) | st.just([True] * 30) | st.lists(st.booleans(), min_size=30, max_size=30)
 
 
-@pytest.mark.parametrize("names_ended", [False, True])
+@given(log=LOGS, chunks=CHUNKS, names=NAMES)
+def test_a_reader_sees_what_was_committed(log: list[Entry], chunks: list[int], names: list[bool]) -> None:
+    assert committed(log) == read(log, iter(chunks), names_ended=iter(names))
+
+
 @given(
     log=LOGS,
-    chunks=st.lists(st.integers(1, 6), min_size=30, max_size=30),
+    chunks=CHUNKS,
+    names=NAMES,
     thrown_away=st.lists(st.integers(0, 5), min_size=30, max_size=30),
 )
 def test_what_is_thrown_away_is_read_again(
-    *, names_ended: bool, log: list[Entry], chunks: list[int], thrown_away: list[int]
+    log: list[Entry], chunks: list[int], names: list[bool], thrown_away: list[int]
 ) -> None:
     """A marker that was fetched is not yet a marker that was passed."""
-    assert committed(log) == read(log, iter(chunks), names_ended=names_ended, thrown_away=iter(thrown_away))
+    assert committed(log) == read(log, iter(chunks), names_ended=iter(names), thrown_away=iter(thrown_away))
 
 
-@pytest.mark.parametrize("names_ended", [False, True])
-@given(log=LOGS, start=st.integers(0, 30))
-def test_a_reader_may_begin_anywhere(*, names_ended: bool, log: list[Entry], start: int) -> None:
+@given(log=LOGS, start=st.integers(0, 30), names=NAMES)
+def test_a_reader_may_begin_anywhere(log: list[Entry], start: int, names: list[bool]) -> None:
     expected = [offset for offset in committed(log) if offset >= start]
 
-    assert expected == read(log, iter([len(log)]), names_ended=names_ended, position=start)
+    assert expected == read(log, iter([len(log)]), names_ended=iter(names), position=start)
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    ended: Ended = {(producer, 0): producer for producer in range(MAX_REMEMBERED + 5)}
+
+    current_aborts([], b"", 0, ended)
+
+    assert list(range(5, MAX_REMEMBERED + 5)) == list(ended.values())
