@@ -9,6 +9,7 @@ would be skipped for ever. Kafka names no such transactions, so there this chang
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
@@ -18,13 +19,22 @@ Aborted = tuple[int, int]
 """A producer's id, and the offset at which its aborted transaction began."""
 
 Ended = dict[Aborted, int]
-"""Aborted transactions whose marker was met, and the marker's offset."""
+"""Aborted transactions, and an offset at which or before which their marker lies."""
 
 MAX_REMEMBERED = 4_096
 """Aborted transactions that are remembered for each partition, the last of them."""
 
 _LEAST_PARTS = 3
 """Answers before version 4 of the protocol know no transactions, so they have fewer parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Marker:
+    """What ends a transaction."""
+
+    producer: int
+    offset: int
+    is_abort: bool
 
 
 class AbortFilter:
@@ -60,41 +70,52 @@ class AbortFilter:
 def current_aborts(aborted: list[Aborted], records: bytes, fetched_from: int, ended: Ended) -> list[Aborted]:
     """Return those of `aborted` that a reader of `records` has to heed.
 
-    One that began before `fetched_from` is over if its marker lies before that too, or if the next
-    thing its producer did was to commit. `ended` remembers the markers that were met, and where: what
-    was fetched may be thrown away and fetched again, from inside a transaction whose marker was seen.
+    `ended` remembers of transactions where they had ended at the latest: what was fetched may be
+    thrown away and fetched again, from inside a transaction whose marker was seen.
     """
     markers = list(_markers(records))
-    kept = [
-        entry
-        for entry in aborted
-        if entry[1] >= fetched_from or not _is_over(entry, fetched_from, ended, markers)
-    ]
-    for producer, offset, is_abort in markers:
-        for entry in aborted if is_abort else ():
-            if entry[0] == producer and entry[1] <= offset:
-                ended.setdefault(entry, offset)
+    kept = []
+    for entry in aborted:
+        if ended.get(entry, fetched_from) < fetched_from:
+            continue
+        if _is_over(entry, aborted, markers, fetched_from):
+            ended[entry] = fetched_from - 1
+            continue
+        kept.append(entry)
+        marker = _next_marker(entry, markers)
+        if marker is not None and marker.is_abort:
+            ended.setdefault(entry, marker.offset)
     for forgotten in sorted(ended, key=ended.__getitem__)[:-MAX_REMEMBERED]:
         del ended[forgotten]
     return kept
 
 
-def _is_over(entry: Aborted, fetched_from: int, ended: Ended, markers: list[tuple[int, int, bool]]) -> bool:
-    if entry in ended:
-        return ended[entry] < fetched_from
-    return not _next_is_abort(entry[0], markers)
+def _is_over(entry: Aborted, aborted: list[Aborted], markers: list[_Marker], fetched_from: int) -> bool:
+    """Whether a transaction had ended before `fetched_from`; one of which nothing is seen goes on.
+
+    A producer has one transaction at a time. So it had if the next thing its producer did was to
+    commit, or if the marker that comes next ends a transaction that began later.
+    """
+    producer, began = entry
+    if began >= fetched_from:
+        return False
+    following = min((each for owner, each in aborted if owner == producer and each > began), default=None)
+    marker = _next_marker(entry, markers)
+    if marker is None:
+        return following is not None and following < fetched_from
+    return not marker.is_abort or (following is not None and following <= marker.offset)
 
 
-def _next_is_abort(producer: int, markers: list[tuple[int, int, bool]]) -> bool:
-    """Whether the producer's transaction under way was aborted; one that goes on is taken for that."""
-    return next((is_abort for owner, _, is_abort in markers if owner == producer), True)
+def _next_marker(entry: Aborted, markers: list[_Marker]) -> _Marker | None:
+    producer, began = entry
+    return next((each for each in markers if each.producer == producer and each.offset > began), None)
 
 
-def _markers(records: bytes) -> Iterator[tuple[int, int, bool]]:
-    """Yield producer, offset and kind of each marker in the fetched records."""
+def _markers(records: bytes) -> Iterator[_Marker]:
+    """Yield the markers in the fetched records."""
     batches = MemoryRecords(records)
     while batches.has_next():
         batch = batches.next_batch()
         if batch is not None and batch.is_control_batch:
             is_abort = ControlRecord.parse(next(iter(batch)).key) == ABORT_MARKER
-            yield batch.producer_id, batch.base_offset, is_abort
+            yield _Marker(batch.producer_id, batch.base_offset, is_abort)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any
 
 from aiokafka import TopicPartition
@@ -94,8 +94,8 @@ def read(
 ) -> list[int]:
     """Return what a reader sees who fetches so many batches at a time, from a position on.
 
-    The broker may name transactions that ended before what it is asked for, now and then. Of each fetch so many batches at its end are thrown away and fetched again, as a pause or a
-    rebalance does it.
+    Of each fetch so many batches at its end are thrown away and fetched again, as a pause or a
+    rebalance does it. Now and then the broker names transactions that ended before what it is asked.
     """
     seen: list[int] = []
     ended: Ended = {}
@@ -152,11 +152,17 @@ def test_what_is_thrown_away_is_read_again(
     assert committed(log) == read(log, iter(chunks), names_ended=iter(names), thrown_away=iter(thrown_away))
 
 
-@given(log=LOGS, start=st.integers(0, 30), names=NAMES)
-def test_a_reader_may_begin_anywhere(log: list[Entry], start: int, names: list[bool]) -> None:
+@given(log=LOGS, start=st.integers(0, 30), chunks=CHUNKS, names=NAMES, thrown_away=st.integers(0, 30))
+def test_a_reader_may_begin_anywhere(
+    log: list[Entry], start: int, chunks: list[int], names: list[bool], thrown_away: int
+) -> None:
+    """Where the first answer reaches far enough, however it is read again after that."""
     expected = [offset for offset in committed(log) if offset >= start]
+    thrown = chain([thrown_away], repeat(0))
 
-    assert expected == read(log, iter([len(log)]), names_ended=iter(names), position=start)
+    assert expected == read(
+        log, chain([len(log)], chunks), names_ended=iter(names), position=start, thrown_away=thrown
+    )
 
 
 def test_what_is_remembered_is_bounded() -> None:
