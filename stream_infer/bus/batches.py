@@ -16,12 +16,16 @@ _MAX_REMEMBERED_BYTES = 256
 
 @dataclass(frozen=True, slots=True)
 class OutRecord:
-    """One record to be written; a None value deletes the key of a compacted topic."""
+    """One record to be written; a None value deletes the key of a compacted topic.
+
+    `partition` is where it goes if not where its key belongs.
+    """
 
     topic: str
     key: bytes | None
     value: bytes | None
     headers: list[tuple[str, bytes | None]] = field(default_factory=list)
+    partition: int | None = None
 
 
 Target = tuple[str, int]
@@ -33,13 +37,16 @@ def group_by_target(
 ) -> dict[Target, list[int]]:
     """Return the records' indexes by the partition they go to, in their order.
 
-    A key always goes to the same partition (murmur2, as every Kafka client does by default);
-    records without a key go to partition `keyless` modulo the topic's count, all together, so that
-    they keep their order too.
+    A record that names its partition goes there, wrapped around where the topic has fewer. A key
+    always goes to the same partition (murmur2, as every Kafka client does by default); records
+    without a key go to partition `keyless` modulo the topic's count, all together, so that they
+    keep their order too.
     """
     targets: dict[Target, list[int]] = {}
     for index, record in enumerate(records):
-        number = keyless if record.key is None else _hash(record.key)
+        number = record.partition
+        if number is None:
+            number = keyless if record.key is None else _hash(record.key)
         target = (record.topic, number % partition_counts[record.topic])
         targets.setdefault(target, []).append(index)
     return targets

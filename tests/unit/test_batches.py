@@ -32,3 +32,10 @@ def test_every_record_has_one_target_and_keeps_its_order(
             record = records[index]
             number = keyless if record.key is None else key_hash(record.key)
             assert (topic, partition) == (record.topic, number % counts[topic])
+
+
+def test_a_record_that_names_its_partition_goes_there() -> None:
+    """One beyond the topic's partitions, which a topic made anew can have fewer of, still goes somewhere."""
+    records = [OutRecord("a", b"key", b"", partition=number) for number in (2, 0, 7)]
+
+    assert {("a", 2): [0], ("a", 0): [1], ("a", 1): [2]} == group_by_target(records, {"a": 3}, keyless=1)
