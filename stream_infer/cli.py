@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -27,6 +28,12 @@ topics_app = typer.Typer(help="Create and check the topics.", no_args_is_help=Tr
 train_app = typer.Typer(help="Train the models that the package carries.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
 app.add_typer(train_app, name="train")
+dead_letters_app = typer.Typer(
+    help="Browse the dead letters, and put them back on their input topics.", no_args_is_help=True
+)
+app.add_typer(dead_letters_app, name="dead-letters")
+
+T = TypeVar("T")
 
 FAULT = 2
 """The exit code when something the user can mend stands in the way."""
@@ -206,3 +213,95 @@ def evaluate(
     with _faults_reported():
         metrics = asyncio.run(evaluate_file(load_settings(config), task, rows, documents))
         typer.echo(json.dumps(metrics, indent=2))
+
+
+ReasonOption = Annotated[str | None, typer.Option(help="Only dead letters of this reason.")]
+StreamOption = Annotated[str | None, typer.Option(help="Only dead letters of this stream.")]
+TopicOption = Annotated[str | None, typer.Option(help="Which dead-letter topic, where streams have several.")]
+
+
+@dead_letters_app.command("list")
+def dead_letters_list(
+    config: ConfigOption = None,
+    reason: ReasonOption = None,
+    stream: StreamOption = None,
+    since: Annotated[str | None, typer.Option(help="Only what is not older: 90s, 15m, 2h or 7d.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="How many to show, the newest first.")] = 50,
+    topic: TopicOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one object.")] = False,
+) -> None:
+    """List the dead letters that are there now, with counts by reason; no text is shown."""
+    from rich.console import Console
+
+    from stream_infer.flow.replay import Selection, parse_duration
+    from stream_infer.service.dead_letters import find, topic_of
+    from stream_infer.service.dead_letters_view import listing_object, listing_table
+
+    configure_logging("warning", as_json=False)
+    since_ms = int(time.time() - _parsed(parse_duration, since)) * 1000 if since else None
+    with _faults_reported():
+        settings = load_settings(config)
+        selection = Selection(reason, stream, since_ms)
+        listing = asyncio.run(find(settings, topic_of(settings, topic), selection, limit))
+        if as_json:
+            typer.echo(json.dumps(listing_object(listing), ensure_ascii=False, indent=2))
+        else:
+            Console().print(listing_table(listing))
+
+
+@dead_letters_app.command("show")
+def dead_letters_show(
+    place: Annotated[str, typer.Argument(metavar="PARTITION/OFFSET", help="Where it lies, as listed.")],
+    config: ConfigOption = None,
+    topic: TopicOption = None,
+) -> None:
+    """Print one dead letter whole: headers, where it is from, and its value, which is the user's text."""
+    from stream_infer.flow.replay import parse_place
+    from stream_infer.service.dead_letters import read_one, topic_of
+    from stream_infer.service.dead_letters_view import whole
+
+    configure_logging("warning", as_json=False)
+    wanted = _parsed(parse_place, place)
+    with _faults_reported():
+        settings = load_settings(config)
+        typer.echo(whole(asyncio.run(read_one(settings, topic_of(settings, topic), wanted))))
+
+
+@dead_letters_app.command("replay")
+def dead_letters_replay(
+    places: Annotated[
+        list[str] | None, typer.Argument(metavar="[PARTITION/OFFSET]...", help="Only these.")
+    ] = None,
+    config: ConfigOption = None,
+    reason: ReasonOption = None,
+    stream: StreamOption = None,
+    topic: TopicOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Put dead letters back on their input topics, each at most once; exit code 1 if some cannot go."""
+    from stream_infer.flow.replay import Selection, parse_place
+    from stream_infer.service.dead_letters import prepare_replay, put_back, topic_of
+    from stream_infer.service.dead_letters_view import replay_lines, report_lines
+
+    configure_logging("warning", as_json=False)
+    wanted = frozenset(_parsed(parse_place, place) for place in places or ())
+    with _faults_reported():
+        settings = load_settings(config)
+        selection = Selection(reason, stream, places=wanted)
+        replay = asyncio.run(prepare_replay(settings, topic_of(settings, topic), selection))
+        typer.echo("\n".join(replay_lines(replay)))
+        if dry_run or not replay.chosen:
+            raise typer.Exit(1 if replay.refused else 0)
+        if not yes:
+            typer.confirm(f"Put {len(replay.chosen)} back?", abort=True)
+        report = asyncio.run(put_back(settings, replay))
+        typer.echo("\n".join(report_lines(report)))
+        raise typer.Exit(1 if replay.refused or report.refused or report.interruption else 0)
+
+
+def _parsed(parse: Callable[[str], T], text: str) -> T:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -124,3 +124,23 @@ class TopicFollower:
                 "follow_out_of_range", topic=target.topic, partition=target.partition, position=position
             )
             await self._consumer.seek_to_beginning(target)
+
+
+async def read_present(
+    connection: Connection, topics: Collection[str], take: Callable[[list[Record]], None]
+) -> None:
+    """Hand the committed records that the topics hold now to `take`, and return.
+
+    Raises:
+        ConfigError: a topic does not exist.
+        BusError: the broker is out of reach or refuses.
+    """
+    async with TopicFollower(connection, topics) as follower, asyncio.TaskGroup() as tasks:
+        reading = tasks.create_task(_hand_over(follower, take))
+        await follower.caught_up.wait()
+        reading.cancel()
+
+
+async def _hand_over(follower: TopicFollower, take: Callable[[list[Record]], None]) -> None:
+    async for records in follower:
+        take(records)

@@ -18,7 +18,7 @@ async def send_one(settings: Settings, body: Body, *, key: str | None, timeout: 
         RequestFailedError: it ended as a dead letter.
         TimeoutError: nothing came back in time.
     """
-    _refuse_embedded(settings)
+    refuse_embedded(settings)
     await wait_until_reachable(connect(settings.kafka), REACH_SECONDS)
     request = ClientRequest(body, key.encode() if key is not None else None)
     async with Client(settings=settings.kafka, streams=settings.streams) as client:
@@ -28,17 +28,18 @@ async def send_one(settings: Settings, body: Body, *, key: str | None, timeout: 
 
 async def apply_topics(settings: Settings) -> list[str]:
     """Create the missing topics and return their names."""
-    _refuse_embedded(settings)
+    refuse_embedded(settings)
     return await apply(connect(settings.kafka), specs_for(settings))
 
 
 async def compare_topics(settings: Settings) -> list[str]:
     """Return how the broker's topics differ from what is declared, a line each."""
-    _refuse_embedded(settings)
+    refuse_embedded(settings)
     return [str(difference) for difference in await check(connect(settings.kafka), specs_for(settings))]
 
 
-def _refuse_embedded(settings: Settings) -> None:
+def refuse_embedded(settings: Settings) -> None:
+    """Raise ConfigError where the broker would be one of this process, empty and soon gone."""
     if settings.kafka.is_embedded:
         raise ConfigError(
             "kafka.bootstrap_servers: an embedded broker lives within `serve`; name its address here"
