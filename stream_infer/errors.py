@@ -13,7 +13,10 @@ and never becomes a dead letter. `ConfigError` stops the start.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+INTERNAL = "internal"
+"""The reason of dead letters whose error is a fault of this service, not of the record."""
 
 
 class StreamInferError(Exception):
@@ -131,3 +134,10 @@ class RecordTooLargeError(BusError):
     def __init__(self, message: str, index: int) -> None:
         super().__init__(message)
         self.index = index
+
+
+REASONS: Final = (
+    *(error.reason for branch in (RecordError, EngineError) for error in branch.__subclasses__()),
+    INTERNAL,
+)
+"""Every reason a dead letter can have."""

@@ -161,17 +161,22 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """Where one record's time went, in seconds: the answer to "why was my event late"."""
+    """Where one record's time went, in seconds: the answer to "why was my event late".
+
+    `queue` is the wait for the tokenizer and tokenising, `batch` the wait in the lane, `engine` the
+    run of the batch. `total` is from the producer's timestamp to the outcome.
+    """
 
     bus: float = 0.0
     queue: float = 0.0
+    batch: float = 0.0
     engine: float = 0.0
     total: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A request that came out well."""
+    """A request that came out well; `finished` is in monotonic seconds."""
 
     record: Record
     id: str
@@ -180,6 +185,7 @@ class Result:
     model: str
     stages: Stages = field(default_factory=Stages)
     late: bool = False
+    finished: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

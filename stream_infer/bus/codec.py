@@ -39,6 +39,7 @@ DEAD_LETTER_PREFIX = "dead_letter_"
 
 _TYPE_PREFIX = "stream_infer."
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{2,8}){0,3}")
+_TIMING = b"bus;dur=%.3f, queue;dur=%.3f, batch;dur=%.3f, engine;dur=%.3f, total;dur=%.3f"
 _KNOWN_HEADERS = frozenset({"ce_id", "ce_type", "content-type"})
 
 
@@ -121,8 +122,14 @@ class ResultEncoder:
             ("source_offset", b"%d" % record.offset),
             (
                 "server-timing",
-                b"bus;dur=%.3f, queue;dur=%.3f, engine;dur=%.3f, total;dur=%.3f"
-                % (stages.bus * 1e3, stages.queue * 1e3, stages.engine * 1e3, stages.total * 1e3),
+                _TIMING
+                % (
+                    stages.bus * 1e3,
+                    stages.queue * 1e3,
+                    stages.batch * 1e3,
+                    stages.engine * 1e3,
+                    stages.total * 1e3,
+                ),
             ),
         ]
         if result.late:

@@ -136,6 +136,11 @@ class Source:
         """The partitions that belong to this process."""
         return frozenset(self._assignment.partitions.values())
 
+    @property
+    def rebalances(self) -> int:
+        """How often the group has dealt its partitions out since this process joined, that included."""
+        return self._assignment.rebalances
+
     async def begin(self, partition: Partition, offset: int | None) -> None:
         """Let an assigned partition flow from `offset`, or from its oldest record.
 
@@ -309,6 +314,7 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka p
     def __init__(self, on_assigned: RebalanceCallback, on_revoked: RebalanceCallback) -> None:
         self.partitions: dict[TopicPartition, Partition] = {}
         self.flowing: set[TopicPartition] = set()
+        self.rebalances = 0
         self.consumer: Any = None
         self.is_revoking = False
         """Whether the owner is giving its partitions up: none begins to flow any more."""
@@ -330,6 +336,7 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka p
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         """Take the partitions over, none of them flowing yet."""
+        self.rebalances += 1
         self.consumer.pause(*assigned)
         self.is_revoking = False
         self.partitions = {target: Partition(target.topic, target.partition) for target in assigned}

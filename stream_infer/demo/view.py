@@ -13,6 +13,11 @@ from rich.table import Table
 from stream_infer.demo.tally import Tally
 from stream_infer.schemas import Task
 
+LOOK_UPS = (
+    "stream_infer_cache_hits_total",
+    "stream_infer_cache_misses_total",
+    "stream_infer_cache_joins_total",
+)
 _LATEST = 8
 
 
@@ -45,8 +50,8 @@ class LiveView:
         return table
 
     def _cache_line(self) -> str:
-        hits = self.metrics.get("stream_infer_cache_hits", 0.0)
-        looked_up = hits + self.metrics.get("stream_infer_cache_misses", 0.0)
+        hits, misses, joins = (self.metrics.get(name, 0.0) for name in LOOK_UPS)
+        looked_up = hits + misses + joins
         share = hits / looked_up if looked_up else 0.0
         return f"cache hits {hits:.0f} of {looked_up:.0f} ({share:.0%})"
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+from stream_infer.errors import INTERNAL, OutcomeError
 from stream_infer.flow.pending import Run
 from stream_infer.schemas import DeadLetter, Record, Result, ResultBody, Stages
-
-INTERNAL = "internal"
-"""The reason of dead letters whose error is a fault of this service, not of the record."""
 
 _MAX_ERROR_CHARS = 1000
 
@@ -25,7 +23,7 @@ def dead_letter(
         record=record,
         id=record.position if request_id is None else request_id,
         stream=stream,
-        reason=getattr(error, "reason", INTERNAL),
+        reason=error.reason if isinstance(error, OutcomeError) else INTERNAL,
         error=_described(error),
         stage=stage,
         attempts=attempts,
@@ -42,8 +40,9 @@ def result(run: Run, body: ResultBody, now: float) -> Result:
         request.stream,
         body,
         run.plan.model,
-        Stages(bus, run.queue, run.engine, bus + now - request.arrived),
+        Stages(bus, run.queue, run.batch, run.engine, bus + now - request.arrived),
         now > request.deadline,
+        now,
     )
 
 

@@ -36,6 +36,7 @@ class InputPartition:
         """About how many tokens those hold."""
         self._tracker = OffsetTracker(start, done)
         self._gate = OrderGate(ordering)
+        self._timestamps_ms: dict[int, int] = {}
         self._publishable: deque[Outcome] = deque()
         self._open: Publication | None = None
 
@@ -43,6 +44,11 @@ class InputPartition:
     def load(self) -> Load:
         """What is buffered, for back-pressure."""
         return Load(self.records, self.tokens)
+
+    @property
+    def oldest_ms(self) -> int | None:
+        """The timestamp of the buffered record with the lowest offset, or None if none is buffered."""
+        return next(iter(self._timestamps_ms.values()), None)
 
     @property
     def position(self) -> int:
@@ -62,6 +68,7 @@ class InputPartition:
         fresh = [record for record in records if self._tracker.admit(record.offset)]
         for record in fresh:
             self._gate.admit(record)
+            self._timestamps_ms[record.offset] = record.timestamp_ms
             self.tokens += estimate_tokens(record)
         self.records += len(fresh)
         return fresh
@@ -88,6 +95,8 @@ class InputPartition:
             raise ValueError("this publication is not open")
         self._open = None
         self.records -= len(publication.outcomes)
+        for outcome in publication.outcomes:
+            del self._timestamps_ms[outcome.record.offset]
         self.tokens -= sum(estimate_tokens(outcome.record) for outcome in publication.outcomes)
 
     def _collect(self, limit: int) -> Publication | None:

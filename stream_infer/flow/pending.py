@@ -40,6 +40,7 @@ class Run:
     """One request being processed: its recipe, and the outputs that the recipe waits for."""
 
     __slots__ = (
+        "batch",
         "engine",
         "has_waited",
         "outputs",
@@ -62,13 +63,25 @@ class Run:
         self.since = 0.0
         """When it began to wait for those."""
         self.queue = 0.0
+        self.batch = 0.0
         self.engine = 0.0
 
 
 class Pending:
     """One piece of work that no cache holds, and all requests that wait for it."""
 
-    __slots__ = ("attempts", "deadline", "failures", "key", "place", "size", "tokens", "waiters", "work")
+    __slots__ = (
+        "attempts",
+        "deadline",
+        "failures",
+        "key",
+        "place",
+        "queued_at",
+        "size",
+        "tokens",
+        "waiters",
+        "work",
+    )
 
     def __init__(self, key: bytes, work: Work, deadline: float) -> None:
         self.key = key
@@ -78,6 +91,8 @@ class Pending:
         self.tokens: Tokens | None = None
         self.size = 0
         """Its length in tokens, once tokenised."""
+        self.queued_at = 0.0
+        """When it came to its lane, tokenised."""
         self.place = Place.UNENCODED
         self.waiters: dict[Run, int] = {}
         """Its requests, and how many attempts it had before each of them joined."""
@@ -96,6 +111,11 @@ class Batch:
     tokens: int
     expected: float
     """The predicted seconds."""
+
+    @property
+    def useful_tokens(self) -> int:
+        """The tokens of the pieces: `tokens` without what pads them to one length."""
+        return sum(item.size for item in self.items)
 
     @property
     def inputs(self) -> list[Tokens]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, cast
 
@@ -66,6 +66,10 @@ class Processor:
         """Outputs that `take_fresh` did not get to see."""
         self.failures_in_a_row = 0
         """Batches that failed since one last passed; many mean the engine is at fault, not a record."""
+        self.failures: Counter[tuple[str, ...]] = Counter()
+        """Batches that failed, by lane and reason."""
+        self.splits: Counter[tuple[str, ...]] = Counter()
+        """Those of them that were halved, because they held more than one piece."""
         self._streams = streams
         self._cache = cache
         self._key_of = key_of
@@ -86,13 +90,14 @@ class Processor:
             return
         self._advance(Run(request, recipe, plan), None, now)
 
-    def encoded(self, unencoded: Unencoded, tokens: Sequence[Tokens]) -> None:
+    def encoded(self, unencoded: Unencoded, tokens: Sequence[Tokens], now: float) -> None:
         """Queue pieces that were tokenised, in the order in which they were given."""
         lane = self.batcher.lanes[unencoded.lane]
         for item, encoding in list(zip(unencoded.items, tokens, strict=True)):
             if item.place is not Place.GONE:
                 item.tokens = encoding
                 item.size = len(encoding.ids)
+                item.queued_at = now
                 lane.add(item)
 
     def encoding_failed(self, unencoded: Unencoded, error: Exception) -> None:
@@ -125,12 +130,14 @@ class Processor:
     def batch_failed(self, batch: Batch, error: EngineError, now: float) -> None:
         """Set the pieces of a failed batch apart in halves, or judge the one that ran alone."""
         self.failures_in_a_row += 1
+        self.failures[batch.lane, error.reason] += 1
         lane = self.batcher.lanes[batch.lane]
         for item in batch.items:
             item.failures += 1
         if len(batch.items) == 1:
             self._judge(lane, batch.items[0], error, now)
             return
+        self.splits[batch.lane, error.reason] += 1
         if error.retriable:
             lane.budget.shrink(batch.tokens)
         for item in batch.items:
@@ -235,8 +242,11 @@ class Processor:
         if run.waits_for:
             return
         elapsed = now - run.since
-        run.engine += min(took, elapsed)
-        run.queue += max(elapsed - took, 0.0)
+        engine = min(took, elapsed)
+        queue = min(max(item.queued_at - run.since, 0.0), elapsed - engine)
+        run.engine += engine
+        run.queue += queue
+        run.batch += elapsed - engine - queue
         self._advance(run, cast("list[Output]", run.outputs), now)
 
     def _judge(self, lane: Lane, item: Pending, error: EngineError, now: float) -> None:

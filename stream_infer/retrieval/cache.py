@@ -24,6 +24,8 @@ OUTPUT_VERSION: Final = 1
 ENTRY_OVERHEAD_BYTES: Final = 220
 """What an entry costs beside its data: key, cost, output object and the table's own slots (measured)."""
 VECTOR_OVERHEAD_BYTES: Final = 112
+SHARED_OVERHEAD_BYTES: Final = 60
+"""What it costs to remember that an entry came from other workers (measured)."""
 
 _HEADER: Final = struct.Struct("<BBI")
 _TRUNCATED: Final = 1
@@ -132,7 +134,10 @@ class EmbeddingCache:
         self._max_bytes = max_bytes
         self._entries: OrderedDict[bytes, Output] = OrderedDict()
         self._used_bytes = 0
+        self._shared: set[bytes] = set()
         self.hits = 0
+        self.shared_hits = 0
+        """Those hits whose entry another worker computed."""
         self.misses = 0
         self.evictions = 0
 
@@ -151,18 +156,28 @@ class EmbeddingCache:
             self.misses += 1
             return None
         self.hits += 1
+        self.shared_hits += key in self._shared
         self._entries.move_to_end(key)
         return output
 
     def put(self, key: bytes, output: Output) -> None:
         """Keep the output, letting the longest unused go; one above the whole bound is not kept."""
         self.discard(key)
-        cost = _cost_bytes(output)
+        self._keep(key, output, _cost_bytes(output))
+
+    def put_shared(self, key: bytes, output: Output) -> None:
+        """Keep the output that the shared tier holds, unless it is kept already: what is there is equal."""
+        if key in self._entries:
+            return
+        self._keep(key, output, _cost_bytes(output) + SHARED_OVERHEAD_BYTES)
+        if key in self._entries:
+            self._shared.add(key)
+
+    def _keep(self, key: bytes, output: Output, cost: int) -> None:
         if cost > self._max_bytes:
             return
         while self._used_bytes + cost > self._max_bytes:
-            _, evicted = self._entries.popitem(last=False)
-            self._used_bytes -= _cost_bytes(evicted)
+            self.discard(next(iter(self._entries)))
             self.evictions += 1
         self._entries[key] = _owned(output)
         self._used_bytes += cost
@@ -172,3 +187,6 @@ class EmbeddingCache:
         output = self._entries.pop(key, None)
         if output is not None:
             self._used_bytes -= _cost_bytes(output)
+            if key in self._shared:
+                self._shared.remove(key)
+                self._used_bytes -= SHARED_OVERHEAD_BYTES

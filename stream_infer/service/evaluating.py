@@ -68,7 +68,8 @@ class _Evaluation:
         self._results: dict[int, ResultBody | None] = {}
         self._finished = asyncio.Event()
         self._expected = 0
-        self._inference = Inference(settings, Metrics(), index, self._deliver)
+        metrics = Metrics(settings.streams, settings.used_models)
+        self._inference = Inference(settings, metrics, index, self._deliver)
 
     async def run(self, examples: Sequence[Example]) -> list[ResultBody | None]:
         """Return a result for each example."""

@@ -30,7 +30,6 @@ async def follow_passages(
     space: str,
     *,
     replayed: asyncio.Event,
-    on_change: Callable[[], None],
 ) -> None:
     """Keep the index as the topic says, until cancelled; `replayed` is set once it is up to date.
 
@@ -41,7 +40,6 @@ async def follow_passages(
         async for records in follower:
             for record in records:
                 _apply_passage(record, index, space)
-            on_change()
 
 
 async def share_cache(
@@ -101,7 +99,7 @@ def _apply_entry(record: Record, cache: EmbeddingCache) -> None:
         cache.discard(record.key)
         return
     try:
-        cache.put(record.key, decode_output(record.value))
+        cache.put_shared(record.key, decode_output(record.value))
     except ValueError as error:
         log.warning("cache_entry_skipped", partition=record.partition, offset=record.offset, error=str(error))
 

@@ -79,6 +79,7 @@ class Inference:
         self._processor = self._make_processor()
         self._recipes = RecipeBook(self._settings, self.infos, self._tokenizers, self._index)
         self._describe()
+        self._show()
         return self
 
     async def __aexit__(
@@ -136,7 +137,7 @@ class Inference:
             self._processor.encoding_failed(unencoded, error)
             self._flush()
         else:
-            self._processor.encoded(unencoded, tokens)
+            self._processor.encoded(unencoded, tokens, monotonic())
             self._batchable.set()
 
     async def _serve(self, replica: Replica) -> None:
@@ -159,17 +160,17 @@ class Inference:
             return
 
     async def _run_batch(self, replica: Replica, batch: Batch) -> None:
+        metrics = self._metrics.models[batch.lane]
+        metrics.engine_tokens.inc(batch.tokens)
         started = monotonic()
         try:
             outputs = await replica.run(batch.lane, batch.inputs, batch.options, expected=batch.expected)
         except EngineError as error:
             log.warning("batch_failed", model=batch.lane, items=len(batch.items), error=str(error))
-            self._metrics.batch_failures.labels(batch.lane, error.reason).inc()
             self._processor.batch_failed(batch, error, monotonic())
         else:
             now = monotonic()
-            self._metrics.batch_items.labels(batch.lane).observe(len(batch.items))
-            self._metrics.batch_seconds.labels(batch.lane).observe(now - started)
+            metrics.count_batch(len(batch.items), batch.useful_tokens, now - started)
             self._processor.batch_done(batch, outputs, now, now - started)
         self._batchable.set()
         self._flush()
@@ -225,12 +226,7 @@ class Inference:
         return work_key(work, self._identities[work.model])
 
     def _describe(self) -> None:
-        """Log what was loaded, and let the metrics read their own numbers."""
-        metrics, processor, cache = self._metrics, self._processor, self.cache
-        metrics.cache_hits.set_function(lambda: processor.hits)
-        metrics.cache_misses.set_function(lambda: processor.misses + processor.joined)
-        metrics.cache_bytes.set_function(lambda: cache.used_bytes)
-        metrics.replica_restarts.set_function(lambda: sum(replica.respawns for replica in self._replicas))
+        """Log what was loaded."""
         for info in self.infos.values():
             log.info(
                 "model_loaded",
@@ -241,8 +237,34 @@ class Inference:
                 device=info.device,
                 agreement=info.agreement,
             )
-            labels = (info.name, info.revision, info.precision, info.device)
-            metrics.model_info.labels(*labels).set(info.agreement)
+
+    def _show(self) -> None:
+        """Let the metrics read what is counted here."""
+        metrics, processor, cache = self._metrics, self._processor, self.cache
+        lanes = processor.batcher.lanes.values()
+        metrics.read_one("cache_misses", lambda: processor.misses)
+        metrics.read_one("cache_joins", lambda: processor.joined)
+        metrics.read_one("cache_evictions", lambda: cache.evictions)
+        metrics.read_one("cache_entries", lambda: len(cache))
+        metrics.read_one("cache_bytes", lambda: cache.used_bytes)
+        metrics.read_one("replica_restarts", lambda: sum(replica.respawns for replica in self._replicas))
+        metrics.read_one("index_passages", lambda: len(self._index))
+        metrics.read("cache_hits", self._hits_by_tier)
+        metrics.read("batch_failures", lambda: processor.failures)
+        metrics.read("batch_splits", lambda: processor.splits)
+        metrics.read("queue_tokens", lambda: {(lane.name,): lane.tokens for lane in lanes})
+        metrics.read("model_info", lambda: dict.fromkeys(map(_identifying, self.infos.values()), 1))
+        metrics.read(
+            "model_agreement_ratio", lambda: {(info.name,): info.agreement for info in self.infos.values()}
+        )
+
+    def _hits_by_tier(self) -> dict[tuple[str, ...], int]:
+        shared = self.cache.shared_hits
+        return {("memory",): self.cache.hits - shared, ("shared",): shared}
+
+
+def _identifying(info: ModelInfo) -> tuple[str, ...]:
+    return info.name, info.revision, info.precision, info.device
 
 
 def _encode_all(tokenizer: Tokenizer, works: Sequence[Work]) -> Sequence[Tokens]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from time import monotonic
 from typing import Protocol
 
 import structlog
@@ -15,8 +16,8 @@ from stream_infer.errors import BusError, PartitionLostError, RecordTooLargeErro
 from stream_infer.flow.offsets import parse_metadata
 from stream_infer.flow.partition import InputPartition, Publication
 from stream_infer.flow.pressure import Load
-from stream_infer.metrics import Metrics
-from stream_infer.schemas import DeadLetter, Ordering, Outcome, Partition, Record, Result
+from stream_infer.metrics import StreamMetrics
+from stream_infer.schemas import Ordering, Outcome, Partition, Record
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +57,7 @@ class PartitionOwner:
         ordering: Ordering,
         producer: PartitionProducer,
         encoder: Encoder,
-        metrics: Metrics,
+        metrics: StreamMetrics,
         *,
         begin: Callable[[Partition, int | None], Awaitable[None]],
         drop: Callable[[Partition], None],
@@ -87,6 +88,11 @@ class PartitionOwner:
         return self._state
 
     @property
+    def oldest_ms(self) -> int | None:
+        """The timestamp of the oldest record in flight, or None while none is."""
+        return self._state.oldest_ms if self._state else None
+
+    @property
     def is_open(self) -> bool:
         """Whether the partition has been taken over and flows."""
         return self._state is not None
@@ -113,6 +119,7 @@ class PartitionOwner:
         if self._state is None:
             return []
         fresh = self._state.admit(records)
+        self._metrics.received.inc(len(fresh))
         if fresh:
             self._drained.clear()
         return fresh
@@ -167,7 +174,7 @@ class PartitionOwner:
         records = [record for _, record in encoded]
         while True:
             try:
-                await self._producer.publish(records, publication.position, publication.metadata)
+                await self._transact(records, publication)
                 break
             except RecordTooLargeError as error:
                 place = error.index
@@ -175,21 +182,24 @@ class PartitionOwner:
             except PartitionLostError:
                 raise
             except BusError as error:
-                self._metrics.transactions.labels("aborted").inc()
                 log.warning("publish_failed", **_fields(self.partition), error=str(error))
                 await asyncio.sleep(RETRY_PAUSE)
         state.published(publication)
         self.committed += len(outcomes)
-        self._count(outcomes)
+        self._metrics.count_published(outcomes, monotonic())
 
-    def _count(self, outcomes: Sequence[Outcome]) -> None:
-        self._metrics.transactions.labels("committed").inc()
-        for outcome in outcomes:
-            match outcome:
-                case Result():
-                    self._metrics.count_result(outcome)
-                case DeadLetter():
-                    self._metrics.count_dead_letter(outcome)
+    async def _transact(self, records: Sequence[OutRecord], publication: Publication) -> None:
+        """Run one transaction, and count how it ended."""
+        started = monotonic()
+        try:
+            await self._producer.publish(records, publication.position, publication.metadata)
+        except PartitionLostError:
+            self._metrics.transactions["lost"].inc()
+            raise
+        except BusError:
+            self._metrics.transactions["aborted"].inc()
+            raise
+        self._metrics.count_commit(monotonic() - started)
 
     def _forget(self) -> None:
         """Drop the partition's work, here and in the engine."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import monotonic, time
 
 import structlog
@@ -15,6 +16,7 @@ from stream_infer.bus.offsets import CommittedOffsets
 from stream_infer.bus.source import Source
 from stream_infer.bus.transactions import AtLeastOnceProducer, PartitionProducer, TransactionalProducer
 from stream_infer.config import Delivery, Settings, StreamSettings
+from stream_infer.flow.backlog import Backlog, Share, backlog
 from stream_infer.flow.outcomes import dead_letter
 from stream_infer.flow.pressure import Pressure
 from stream_infer.metrics import Metrics
@@ -63,7 +65,7 @@ class Worker:
     def __init__(self, settings: Settings, connection: Connection) -> None:
         self._settings = settings
         self._connection = connection
-        self._metrics = Metrics()
+        self._metrics = Metrics(settings.streams, settings.used_models)
         self._index = PassageIndex()
         self._inference = Inference(settings, self._metrics, self._index, self._deliver)
         self._streams = {stream.input: (name, stream) for name, stream in settings.streams.items()}
@@ -84,6 +86,7 @@ class Worker:
         stop: publish what is in flight, for a bounded time, and only then leave the group.
         """
         registry = self._metrics.registry
+        self._metrics.read_one("ready", lambda: self._readiness().is_ready)
         async with serve_web(self._settings.web, registry, self._readiness) as port, self._inference:
             self._state.is_loaded = True
             self._encoders = {name: self._encoder(name) for name in self._settings.streams}
@@ -95,6 +98,7 @@ class Worker:
                 # Assigned before it is entered: partitions may come while it starts.
                 self._source = self._make_source()
                 async with self._source:
+                    self._show()
                     log.info(
                         "worker_started", port=port, bootstrap_servers=self._connection.bootstrap_servers
                     )
@@ -124,7 +128,6 @@ class Worker:
                 self._index,
                 space,
                 replayed=replayed,
-                on_change=self._count_passages,
             )
             tasks.append(start(following))
             await replayed.wait()
@@ -165,7 +168,6 @@ class Worker:
         now, wall_ms = monotonic(), int(time() * 1000)
         requests: list[Request] = []
         fresh = owner.admit(records)
-        self._metrics.received.labels(name).inc(len(fresh))
         for record in fresh:
             request = self._decode(record, name, stream, now, wall_ms)
             if isinstance(request, DeadLetter):
@@ -198,7 +200,7 @@ class Worker:
             self._source.resume(change.resume)
 
     def _note_progress(self) -> None:
-        """Keep what readiness is judged by, and the gauges, up to date."""
+        """Keep what readiness is judged by up to date."""
         now = monotonic()
         in_flight = sum(owner.load.records for owner in self._owners.values())
         is_idle = not (in_flight or any(self._source.lag().values()))
@@ -206,8 +208,6 @@ class Worker:
         heard_ms = self._source.heard_ms()
         self._state.heard_at = now if heard_ms is None else now - max(time() - heard_ms / 1000, 0.0)
         self._state.is_working = self._inference.is_working
-        self._metrics.in_flight.set(in_flight)
-        self._metrics.assigned.set(len(self._owners))
 
     async def _on_assigned(self, partitions: Iterable[Partition]) -> None:
         """Own the partitions, unless they come while this worker leaves: nobody would release them."""
@@ -257,7 +257,7 @@ class Worker:
             stream.ordering,
             self._make_producer(partition, stream),
             self._encoders[name],
-            self._metrics,
+            self._metrics.streams[name],
             begin=self._source.begin,
             drop=self._inference.drop,
         )
@@ -280,9 +280,37 @@ class Worker:
         models = (stream.model for stream in self._settings.streams.values() if stream.task is Task.ANSWER)
         return next(models, None)
 
-    def _count_passages(self) -> None:
-        self._metrics.index_passages.set(len(self._index))
+    def _show(self) -> None:
+        """Let the metrics read what this worker's partitions hold."""
+        metrics = self._metrics
+        metrics.read_one("rebalances", lambda: self._source.rebalances)
+        metrics.read("assigned_partitions", lambda: self._by_stream(len))
+        metrics.read("in_flight_records", lambda: self._by_stream(_records_of))
+        metrics.read("buffered_tokens", lambda: self._by_stream(_tokens_of))
+        metrics.read("lag_records", lambda: self._by_stream(lambda owners: self._backlog(owners).records))
+        metrics.read("lag_tokens", lambda: self._by_stream(lambda owners: self._backlog(owners).tokens))
+        metrics.read("lag_seconds", lambda: self._by_stream(lambda owners: self._backlog(owners).seconds))
+
+    def _by_stream(self, figure: Callable[[list[PartitionOwner]], float]) -> dict[tuple[str, ...], float]:
+        """Return a figure of each stream's partitions."""
+        owners: defaultdict[str, list[PartitionOwner]] = defaultdict(list)
+        for partition, owner in self._owners.items():
+            owners[self._streams[partition.topic][0]].append(owner)
+        return {(name,): figure(those) for name, those in owners.items()}
+
+    def _backlog(self, owners: Sequence[PartitionOwner]) -> Backlog:
+        lag = self._source.lag()
+        shares = [Share(owner.load, owner.oldest_ms, lag.get(owner.partition, 0)) for owner in owners]
+        return backlog(shares, int(time() * 1000))
 
     def _readiness(self) -> Readiness:
         partitions = [(f"{p.topic}/{p.partition}", owner.is_open) for p, owner in self._owners.items()]
         return self._state.readiness(partitions, monotonic())
+
+
+def _records_of(owners: Sequence[PartitionOwner]) -> int:
+    return sum(owner.load.records for owner in owners)
+
+
+def _tokens_of(owners: Sequence[PartitionOwner]) -> int:
+    return sum(owner.load.tokens for owner in owners)

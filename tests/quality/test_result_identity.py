@@ -24,7 +24,8 @@ class Classifier:
     """Submits texts to an engine and awaits their results."""
 
     def __init__(self, settings: Settings) -> None:
-        self.inference = Inference(settings, Metrics(), PassageIndex(), self._deliver)
+        metrics = Metrics(settings.streams, settings.used_models)
+        self.inference = Inference(settings, metrics, PassageIndex(), self._deliver)
         self._results: dict[str, ResultBody] = {}
         self._changed = asyncio.Event()
 

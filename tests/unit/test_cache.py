@@ -104,14 +104,20 @@ def test_least_recently_used_goes_first() -> None:
     assert (3, 1, 1) == (cache.hits, cache.misses, cache.evictions)
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 600), st.booleans()), max_size=60))
-def test_bound_is_never_exceeded(steps: list[tuple[int, int, bool]]) -> None:
+ACTS = st.sampled_from(["put", "put_shared", "discard"])
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 600), ACTS), max_size=60))
+def test_bound_is_never_exceeded(steps: list[tuple[int, int, str]]) -> None:
     cache = EmbeddingCache(max_bytes=4_000)
-    for key, size, discard in steps:
-        if discard:
-            cache.discard(bytes([key]))
-        else:
-            cache.put(bytes([key]), vector(size))
+    for key, size, act in steps:
+        match act:
+            case "put":
+                cache.put(bytes([key]), vector(size))
+            case "put_shared":
+                cache.put_shared(bytes([key]), vector(size))
+            case _:
+                cache.discard(bytes([key]))
         assert 0 <= cache.used_bytes <= 4_000
     for key in range(10):
         cache.discard(bytes([key]))
@@ -119,15 +125,34 @@ def test_bound_is_never_exceeded(steps: list[tuple[int, int, bool]]) -> None:
     assert (0, 0) == (cache.used_bytes, len(cache))
 
 
+def test_hits_of_entries_that_others_computed_are_told_apart() -> None:
+    cache = EmbeddingCache(max_bytes=10_000)
+    cache.put(b"own", vector())
+    cache.put_shared(b"own", vector())
+    cache.put_shared(b"theirs", vector())
+    for key in (b"own", b"theirs", b"theirs"):
+        assert cache.get(key) is not None
+    assert (3, 2) == (cache.hits, cache.shared_hits)
+
+
+def test_what_is_computed_anew_is_not_of_others_any_more() -> None:
+    cache = EmbeddingCache(max_bytes=10_000)
+    cache.put_shared(b"a", vector())
+    cache.put(b"a", vector())
+    assert cache.get(b"a") is not None
+    assert (1, 0) == (cache.hits, cache.shared_hits)
+
+
 def test_bound_of_zero_keeps_nothing() -> None:
     cache = EmbeddingCache(max_bytes=0)
     cache.put(b"a", vector())
+    cache.put_shared(b"a", vector())
 
     assert cache.get(b"a") is None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["vector", "ascii", "wide"])
+@pytest.mark.parametrize("kind", ["vector", "ascii", "wide", "shared"])
 def test_counted_bytes_are_real_bytes(kind: str) -> None:
     """The bound is one of memory: what is counted is within 15 % of what is allocated."""
     batch = np.zeros((2, 384), np.float16)
@@ -136,7 +161,8 @@ def test_counted_bytes_are_real_bytes(kind: str) -> None:
     tracemalloc.start()
     for number in range(20_000):
         output = Output(vector=batch.copy()[0]) if text is None else Output(text=f"{text}{number}")
-        cache.put(number.to_bytes(16, "big"), output)
+        put = cache.put_shared if kind == "shared" else cache.put
+        put(number.to_bytes(16, "big"), output)
     allocated, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 

@@ -260,7 +260,7 @@ def test_a_result_carries_where_it_came_from() -> None:
     source = record(
         b"", ("traceparent", b"00-trace"), ("tracestate", b"s"), ("own", b"x"), ("ce_id", b"other")
     )
-    stages = Stages(bus=0.0015, queue=0.002, engine=0.25, total=0.2535)
+    stages = Stages(bus=0.0015, queue=0.002, batch=0.004, engine=0.25, total=0.2575)
 
     out = encoder.encode(
         Result(source, "id-1", "reviews", {"label": "good", "score": 0.5}, "sentiment", stages, late=True)
@@ -280,7 +280,8 @@ def test_a_result_carries_where_it_came_from() -> None:
         "source_topic": b"requests.classify",
         "source_partition": b"1",
         "source_offset": b"42",
-        "server-timing": b"bus;dur=1.500, queue;dur=2.000, engine;dur=250.000, total;dur=253.500",
+        "server-timing": b"bus;dur=1.500, queue;dur=2.000, batch;dur=4.000, engine;dur=250.000, "
+        b"total;dur=257.500",
         "late": b"true",
         "traceparent": b"00-trace",
         "tracestate": b"s",
@@ -488,7 +489,7 @@ RESULT_BODIES = st.dictionaries(
 @given(
     fields=RESULT_BODIES,
     identity=NAMES,
-    stages=st.builds(Stages, MILLISECONDS, MILLISECONDS, MILLISECONDS, MILLISECONDS),
+    stages=st.builds(Stages, *[MILLISECONDS] * 5),
     late=st.booleans(),
     form=st.sampled_from(["msgpack", "json"]),
 )
@@ -510,8 +511,20 @@ def test_the_clients_decoding_inverts_the_services_encoding(
         found.late,
     )
     assert result.record.position == found.record.position
-    for name in ("bus", "queue", "engine", "total"):
+    for name in ("bus", "queue", "batch", "engine", "total"):
         assert math.isclose(getattr(stages, name), getattr(found.stages, name), abs_tol=1e-6)
+
+
+def test_stages_of_another_version_are_passed_over() -> None:
+    out = read_back(
+        ResultEncoder(BUILTIN_STREAMS["classify"], INFO, "s").encode(Result(record(b""), "i", "s", {}, "m"))
+    )
+    timing = ("server-timing", b"bus;dur=1, queue;dur=2, warp;dur=3, total;dur=9")
+    headers = [header for header in out.headers if header[0] != "server-timing"]
+
+    found = decode_result(replace(out, headers=[*headers, timing]))
+
+    assert Stages(bus=0.001, queue=0.002, total=0.009) == found.stages
 
 
 @given(

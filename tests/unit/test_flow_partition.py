@@ -64,6 +64,23 @@ def test_load_counts_records_until_they_are_published() -> None:
     assert not partition.is_drained
 
 
+def test_the_oldest_is_the_first_that_is_not_published() -> None:
+    partition = InputPartition(0, (), Ordering.NONE)
+    records = [Record("requests", 0, offset, 1_000 + offset, None, b"") for offset in range(3)]
+    partition.admit(records)
+    for offset in (1, 0):
+        partition.finish(outcome(records[offset]))
+        publication = partition.take_publishable(10)
+        assert publication
+        assert 1_000 == partition.oldest_ms
+        partition.published(publication)
+    assert 1_002 == partition.oldest_ms
+
+
+def test_an_empty_partition_has_no_oldest() -> None:
+    assert InputPartition(0, (), Ordering.NONE).oldest_ms is None
+
+
 def test_records_published_before_a_restart_are_left_out() -> None:
     partition = InputPartition(5, (range(6, 8),), Ordering.KEY)
     fresh = partition.admit([record(5), record(6), record(7), record(8)])

@@ -34,6 +34,7 @@ from stream_infer.schemas import (
     Record,
     Request,
     Result,
+    Stages,
     Tokens,
     Work,
 )
@@ -79,9 +80,9 @@ def outputs_of(batch: Batch) -> list[Output]:
     return [Output(text=item.work.text.upper()) for item in batch.items]
 
 
-def encode(processor: Processor) -> None:
+def encode(processor: Processor, now: float = 0.0) -> None:
     for unencoded in processor.take_unencoded():
-        processor.encoded(unencoded, tokens_of(unencoded))
+        processor.encoded(unencoded, tokens_of(unencoded), now)
 
 
 def works_well(_batch: Batch) -> None:
@@ -100,7 +101,7 @@ def settle(processor: Processor, engine: Engine = works_well, now: float = 0.0) 
     """Run an idle engine until nothing is left to do; time passes only while all is at rest."""
     outcomes = processor.take_outcomes()
     while True:
-        encode(processor)
+        encode(processor, now)
         batch = processor.next_batch(now, idle=True)
         if batch:
             run(processor, batch, engine, now)
@@ -180,8 +181,8 @@ def test_a_recipe_may_ask_for_much_and_several_times() -> None:
 def test_stages_say_where_the_time_went() -> None:
     processor = make_processor()
     processor.submit(request(deadline=1.5), shout("hello"), 0.75)
-    encode(processor)
-    batch = processor.next_batch(1.0, idle=True)
+    encode(processor, 1.0)
+    batch = processor.next_batch(1.125, idle=True)
     assert batch
     processor.batch_done(batch, outputs_of(batch), 2.0, 0.75)
     (result,) = processor.take_outcomes()
@@ -189,7 +190,23 @@ def test_stages_say_where_the_time_went() -> None:
     assert result.late
     assert "m" == result.model
     stages = result.stages
-    assert (0.0, 0.5, 0.75, 1.5) == (stages.bus, stages.queue, stages.engine, stages.total)
+    assert Stages(bus=0.0, queue=0.25, batch=0.25, engine=0.75, total=1.5) == stages
+    assert 2.0 == result.finished
+
+
+def test_who_joins_running_work_waits_for_the_engine_alone() -> None:
+    processor = make_processor()
+    processor.submit(request(0), shout("hello"), 0.0)
+    encode(processor, 0.25)
+    batch = processor.next_batch(0.5, idle=True)
+    assert batch
+    processor.submit(request(1, deadline=1.75), shout("hello"), 0.75)
+    processor.batch_done(batch, outputs_of(batch), 1.0, 0.5)
+    first, second = processor.take_outcomes()
+    assert isinstance(first, Result)
+    assert isinstance(second, Result)
+    assert Stages(bus=0.0, queue=0.25, batch=0.25, engine=0.5, total=1.0) == first.stages
+    assert Stages(bus=0.0, queue=0.0, batch=0.0, engine=0.25, total=0.25) == second.stages
 
 
 def test_time_on_the_bus_follows_from_the_deadline() -> None:
@@ -243,6 +260,17 @@ def test_bisection_isolates_exactly_the_poison(
     expected = {n: error.reason if n in poison else f"TEXT {n}" for n in range(80)}
     assert expected == texts(outcomes)
     assert 80 == len(outcomes)
+
+
+@pytest.mark.parametrize("error", FAILURES)
+def test_failed_batches_are_counted_and_which_of_them_were_halved(error: type[EngineError]) -> None:
+    processor = make_processor()
+    for offset in range(2):
+        processor.submit(request(offset), shout(f"text {offset}"), 0.0)
+    outcomes = settle(processor, fails_on(["text 1"], error))
+    (letter,) = (outcome for outcome in outcomes if isinstance(outcome, DeadLetter))
+    assert {("m", error.reason): letter.attempts} == processor.failures
+    assert {("m", error.reason): 1} == processor.splits
 
 
 def test_what_failed_together_never_runs_with_fresh_work_again() -> None:
@@ -337,6 +365,13 @@ def test_a_record_error_in_a_recipe_is_its_dead_letter() -> None:
     assert "nothing to read" in letter.error
 
 
+def test_only_errors_of_our_own_name_the_reason_of_a_dead_letter() -> None:
+    """UnicodeDecodeError has a `reason` too: a sentence, which would be without bounds as a label."""
+    record = Record("requests", 0, 7, 0, None, b"")
+    error = UnicodeDecodeError("utf-8", b"a", 0, 1, "invalid start byte")
+    assert "internal" == dead_letter(record, "s", error, "post").reason
+
+
 def test_what_a_dead_letter_says_can_be_a_header() -> None:
     """It is of bounded length and can be encoded, whatever text the error quotes."""
     record = request().record
@@ -393,7 +428,7 @@ def test_one_text_that_breaks_the_tokenizer_is_found() -> None:
             if any(work.text == "text 5" for work in group.works):
                 processor.encoding_failed(group, ValueError("cannot encode"))
             else:
-                processor.encoded(group, tokens_of(group))
+                processor.encoded(group, tokens_of(group), 0.0)
     assert "prepare" == only_letter(processor.take_outcomes()).stage
     assert {n: f"TEXT {n}" for n in range(9) if n != 5} == texts(settle(processor))
 
@@ -423,13 +458,13 @@ def test_dropping_a_partition_spares_the_others(steps: int) -> None:
     processor.submit(request(2, partition=kept), shout("shared"), 0.0)
     groups = processor.take_unencoded() if steps else []
     if steps > 1:
-        processor.encoded(groups[0], tokens_of(groups[0]))
+        processor.encoded(groups[0], tokens_of(groups[0]), 0.0)
     batch = processor.next_batch(0.0, idle=True) if steps > 2 else None
     if batch and steps == 4:
         processor.batch_failed(batch, ReplicaDiedError("x"), 0.0)
     processor.drop(lost)
     if steps == 1:
-        processor.encoded(groups[0], tokens_of(groups[0]))
+        processor.encoded(groups[0], tokens_of(groups[0]), 0.0)
     if batch and steps == 3:
         processor.batch_done(batch, outputs_of(batch), 0.0, 0.1)
     ran: list[str] = []
@@ -568,7 +603,7 @@ class Service(RuleBasedStateMachine):
     def end_encoding(self) -> None:
         """Get the oldest texts back as tokens."""
         group = self.encoding.pop(0)
-        self.processor.encoded(group, tokens_of(group))
+        self.processor.encoded(group, tokens_of(group), self.now)
 
     @rule(idle=st.booleans(), later=st.sampled_from([0.0, 0.01, 0.2]))
     def begin_batch(self, *, idle: bool, later: float) -> None:

@@ -1,0 +1,133 @@
+"""An owner counts what it took in, and how its transactions ended."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from stream_infer.bus.batches import OutRecord
+from stream_infer.bus.offsets import Committed
+from stream_infer.config import BUILTIN_MODELS, BUILTIN_STREAMS
+from stream_infer.errors import BusError, PartitionLostError, RecordTooLargeError
+from stream_infer.metrics import Metrics
+from stream_infer.schemas import DeadLetter, Ordering, Outcome, Partition, Record, Result
+from stream_infer.service import partitions
+from stream_infer.service.partitions import PartitionOwner
+
+PARTITION = Partition("requests.classify", 0)
+
+
+class ScriptedProducer:
+    """Fails as told, one error for each call, and from then on commits."""
+
+    def __init__(self, errors: Sequence[Exception]) -> None:
+        self._errors = list(errors)
+
+    async def open(self) -> Committed:
+        """Begin at the start."""
+        return Committed(0, "")
+
+    async def publish(self, records: Sequence[OutRecord], offset: int, metadata: str) -> None:  # noqa: ARG002 - the protocol's
+        """Raise the next error, if one is left."""
+        if self._errors:
+            raise self._errors.pop(0)
+
+    async def close(self) -> None:
+        """Hold nothing."""
+
+
+class BareEncoder:
+    """Turns every outcome into an empty record."""
+
+    def encode(self, outcome: Outcome) -> tuple[Outcome, OutRecord]:
+        """Return the outcome with an empty record."""
+        return outcome, OutRecord("out", outcome.record.key, b"")
+
+    def shrink(self, outcome: Outcome, error: RecordTooLargeError) -> tuple[Outcome, OutRecord]:  # noqa: ARG002 - the protocol's
+        """Return a dead letter."""
+        letter = DeadLetter(outcome.record, outcome.id, "classify", "internal", "too large", "publish")
+        return self.encode(letter)
+
+
+def record(offset: int) -> Record:
+    return Record(PARTITION.topic, 0, offset, 1_000 + offset, None, b"value")
+
+
+@asynccontextmanager
+async def owning(metrics: Metrics, errors: Sequence[Exception]) -> AsyncIterator[PartitionOwner]:
+    """Yield an owner whose partition is open."""
+    opened = asyncio.Event()
+
+    async def begin(_partition: Partition, _offset: int | None) -> None:
+        opened.set()
+
+    owner = PartitionOwner(
+        PARTITION,
+        Ordering.NONE,
+        ScriptedProducer(errors),
+        BareEncoder(),
+        metrics.streams["classify"],
+        begin=begin,
+        drop=lambda _partition: None,
+    )
+    running = asyncio.create_task(owner.run())
+    await opened.wait()
+    assert owner.is_open
+    yield owner
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+def count(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(f"stream_infer_{name}", {"stream": "classify", **labels})
+
+
+@pytest.fixture
+def metrics(monkeypatch: pytest.MonkeyPatch) -> Metrics:
+    for pause in ("RETRY_PAUSE", "LOSS_PAUSE"):
+        monkeypatch.setattr(partitions, pause, 0.0)
+    return Metrics(BUILTIN_STREAMS, BUILTIN_MODELS)
+
+
+async def publish_one(owner: PartitionOwner) -> None:
+    (fresh,) = owner.admit([record(0)])
+    assert 1_000 == owner.oldest_ms
+    owner.finish(Result(fresh, "0", "classify", {}, "m"))
+    await owner.drain()
+    assert owner.oldest_ms is None
+
+
+async def test_what_is_committed_at_once_is_counted_once(metrics: Metrics) -> None:
+    async with owning(metrics, []) as owner:
+        await publish_one(owner)
+    assert 1.0 == count(metrics, "received_total")
+    assert 1.0 == count(metrics, "results_total")
+    assert 1.0 == count(metrics, "transactions_total", outcome="committed")
+    assert 1.0 == count(metrics, "transaction_seconds_count")
+    assert 1.0 == count(metrics, "latency_seconds_count", stage="publish")
+
+
+async def test_each_aborted_transaction_is_counted_and_the_result_once(metrics: Metrics) -> None:
+    async with owning(metrics, [BusError("refused")] * 2) as owner:
+        await publish_one(owner)
+    assert 2.0 == count(metrics, "transactions_total", outcome="aborted")
+    assert 1.0 == count(metrics, "transactions_total", outcome="committed")
+    assert 1.0 == count(metrics, "transaction_seconds_count")
+    assert 1.0 == count(metrics, "results_total")
+
+
+async def test_what_was_too_large_to_publish_counts_as_what_went_out_for_it(metrics: Metrics) -> None:
+    async with owning(metrics, [RecordTooLargeError("too large", 0)]) as owner:
+        await publish_one(owner)
+    assert 1.0 == count(metrics, "transactions_total", outcome="aborted")
+    assert 0.0 == count(metrics, "results_total")
+    assert 1.0 == count(metrics, "dead_letters_total", reason="internal")
+
+
+async def test_a_lost_partition_commits_nothing_and_says_so(metrics: Metrics) -> None:
+    async with owning(metrics, [PartitionLostError("fenced")]) as owner:
+        await publish_one(owner)
+    assert 1.0 == count(metrics, "transactions_total", outcome="lost")
+    assert 0.0 == count(metrics, "transactions_total", outcome="committed")
+    assert 0.0 == count(metrics, "results_total")
