@@ -8,15 +8,21 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from uuid import uuid4
 
 from stream_infer.bus.batches import OutRecord
-from stream_infer.bus.client_codec import decode_dead_letter, decode_result, encode_request, outcome_id
+from stream_infer.bus.client_codec import (
+    decode_dead_letter,
+    decode_result,
+    encode_feedback,
+    encode_request,
+    outcome_id,
+)
 from stream_infer.bus.connection import connect
 from stream_infer.bus.follower import TopicFollower
 from stream_infer.bus.publisher import Publisher
-from stream_infer.config import BUILTIN_STREAMS, KafkaSettings, StreamSettings
+from stream_infer.config import BUILTIN_STREAMS, KafkaSettings, StreamSettings, StreamsSettings
 from stream_infer.errors import BusError, ConfigError, MalformedRecordError, StreamInferError, TooLargeError
 from stream_infer.schemas import (
     AnswerBody,
@@ -70,7 +76,9 @@ class ClientRequest:
 class _Unsent:
     id: str
     record: OutRecord
-    outcome: asyncio.Future[Outcome]
+    outcome: asyncio.Future[Any]
+    has_outcome: bool = True
+    """Whether a record will come back; if not, `outcome` is done once the broker has this one."""
 
 
 class Client:
@@ -86,7 +94,9 @@ class Client:
         *,
         settings: KafkaSettings | None = None,
         streams: Mapping[str, StreamSettings] = BUILTIN_STREAMS,
+        feedback_topic: str = StreamsSettings().feedback,
     ) -> None:
+        self._feedback_topic = feedback_topic
         self._connection = connect(settings or KafkaSettings(), bootstrap_servers)
         self._streams = {stream.task: stream for stream in streams.values()}
         outputs = {topic for stream in streams.values() for topic in (stream.output, stream.dead_letters)}
@@ -160,6 +170,27 @@ class Client:
             ClientRequest(AnswerBody(question, context, collection, top_k), key), timeout=timeout
         )
 
+    async def feedback(
+        self, identity: str, label: str, *, key: bytes | None = None, timeout: float = DEFAULT_TIMEOUT
+    ) -> None:
+        """Say what the right label of a request was; return once the broker has it.
+
+        It finds the result by `identity`, whatever the key. The quality of the model that gave the
+        result counts it while both are within the side streams' window; said again, the last stands.
+
+        Raises:
+            TimeoutError: the broker did not take it within `timeout` seconds.
+            BusError: the broker refuses it.
+        """
+        record = encode_feedback(self._feedback_topic, identity, label, key=key)
+        unsent = _Unsent(identity, record, asyncio.get_running_loop().create_future(), has_outcome=False)
+        try:
+            async with asyncio.timeout(timeout):
+                await self._unsent.put(unsent)
+                await unsent.outcome
+        except TimeoutError:
+            raise TimeoutError(f"feedback on {identity}: not taken within {timeout:g} s") from None
+
     async def ask(self, request: ClientRequest, *, timeout: float = DEFAULT_TIMEOUT) -> Result:
         """Return the request's result.
 
@@ -173,7 +204,7 @@ class Client:
         try:
             async with asyncio.timeout(timeout):
                 await self._unsent.put(unsent)
-                outcome = await unsent.outcome
+                outcome: Outcome = await unsent.outcome
         except TimeoutError:
             raise TimeoutError(f"request {request.id}: no outcome within {timeout:g} s") from None
         finally:
@@ -241,9 +272,14 @@ class Client:
                 await self._publisher.publish([unsent.record for unsent in batch])
             except BusError as error:
                 for unsent in batch:
-                    self._pending.pop(unsent.id, None)
+                    if unsent.has_outcome:
+                        self._pending.pop(unsent.id, None)
                     if not unsent.outcome.done():
                         unsent.outcome.set_exception(error)
+            else:
+                for unsent in batch:
+                    if not unsent.has_outcome and not unsent.outcome.done():
+                        unsent.outcome.set_result(None)
 
     async def _receive(self) -> None:
         async for records in self._follower:

@@ -166,6 +166,16 @@ class StreamsSettings(Section):
     model: str = "encoder"
     stop_timeout_ms: PositiveInt = 10_000
     port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    feedback: TopicName = "feedback"
+    observations: TopicName = "observations"
+    trends: TopicName = "trends"
+    quality: TopicName = "quality"
+    trend_window_ms: Annotated[int, Field(ge=1_000)] = 60_000
+    trend_grace_ms: Annotated[int, Field(ge=0)] = 60_000
+    """How long after a window's end results still count in it, by the clock of their partition."""
+    quality_window_ms: PositiveInt = 3_600_000
+    quality_max_ids: PositiveInt = 100_000
+    """Ids that results or feedback are remembered of; above it the oldest go first."""
 
 
 class WebSettings(Section):

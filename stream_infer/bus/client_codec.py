@@ -25,6 +25,7 @@ from stream_infer.schemas import (
 _TASKS: dict[type[Body], str] = {ClassifyBody: "classify", TranslateBody: "translate", AnswerBody: "answer"}
 _SOURCE_PREFIX = "/stream_infer/"
 _TIMING = re.compile(r"(\w+);dur=([0-9.]+)")
+_STAGES = frozenset(asdict(Stages()))
 
 
 def encode_request(
@@ -63,6 +64,14 @@ def encode_document(
     )
 
 
+def encode_feedback(topic: str, identity: str, label: str, *, key: bytes | None = None) -> OutRecord:
+    """Return the right label of a request as a record."""
+    fields = {"id": identity, "label": label}
+    return OutRecord(
+        topic, key, encode_value(fields, "msgpack"), [("content-type", CONTENT_TYPES["msgpack"])]
+    )
+
+
 def outcome_id(record: Record) -> str | None:
     """Return the id of the request that a record of an output topic answers, if it names one."""
     headers = _texts(record)
@@ -89,10 +98,9 @@ def decode_result(record: Record) -> Result:
             value=None,
             headers=record.headers,
         )
-        timings = {stage: float(ms) / 1e3 for stage, ms in _TIMING.findall(headers["server-timing"])}
+        stages = _stages(headers["server-timing"])
         identity, model, stream = headers["ce_id"], headers["model"], headers["ce_source"]
-        stages = Stages(**timings)
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError) as error:
         raise MalformedRecordError(f"{record.position}: not a result: {error!r}") from error
     body = decode_value(record.value or b"", headers.get("content-type", "").encode())
     body.pop("id", None)
@@ -136,6 +144,11 @@ def decode_dead_letter(record: Record) -> DeadLetter:
         return DeadLetter(original, identity, stream, reason, error, stage, int(attempts))
     except (KeyError, ValueError) as fault:
         raise MalformedRecordError(f"{record.position}: not a dead letter: {fault!r}") from fault
+
+
+def _stages(timing: str) -> Stages:
+    """Return the stages that a `server-timing` header names; those of other versions are passed over."""
+    return Stages(**{stage: float(ms) / 1e3 for stage, ms in _TIMING.findall(timing) if stage in _STAGES})
 
 
 def _originals(headers: Sequence[tuple[str, bytes | None]]) -> tuple[tuple[str, bytes | None], ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -24,8 +24,10 @@ from stream_infer.schemas import Task
 MAX_REPLICAS = 3
 LISTED_SECONDS = 30.0
 REPLICAS_SETTING = "default.replication.factor"
-PASSAGE_COUNTS = "stream-infer-streams-passage-counts-changelog"
-"""The side streams' changelog, as their default application name has it."""
+CHANGELOG = "{application}-{table}-changelog"
+"""How Faust names the topic that it keeps a table in."""
+DECLARED_APPLICATION = "stream-infer-streams"
+"""The application that the side streams' changelogs are declared for."""
 
 
 class _Declared(BaseModel):
@@ -98,17 +100,50 @@ def load_specs() -> list[TopicSpec]:
 
 def specs_for(settings: Settings) -> list[TopicSpec]:
     """Return the topics that a service of these settings uses, under the names it uses."""
+    return _named(_worker_names(settings) | _label_names(settings))
+
+
+def worker_specs_for(settings: Settings) -> list[TopicSpec]:
+    """Return those of `specs_for` without which no worker starts: all but those of trends and quality."""
+    return _named(_worker_names(settings))
+
+
+def _named(names: Mapping[str, str]) -> list[TopicSpec]:
+    """Return topics by name, each as the topic that its name maps to is declared."""
     declared = {spec.name: spec for spec in load_specs()}
+    return [declared[model].model_copy(update={"name": name}) for name, model in sorted(names.items())]
+
+
+def _worker_names(settings: Settings) -> dict[str, str]:
     names: dict[str, str] = {}
     for stream in settings.streams.values():
         names |= {stream.input: f"requests.{stream.task}", stream.output: f"results.{stream.task}"}
         names[stream.dead_letters] = "dead-letters"
         if stream.task is Task.ANSWER:
             names |= {settings.retrieval.documents: "documents", settings.retrieval.passages: "passages"}
-            names[f"{settings.side_streams.application}-passage-counts-changelog"] = PASSAGE_COUNTS
+            names |= _changelog_names(settings, "passage-counts")
     if settings.cache.shared:
         names[settings.cache.topic] = "embeddings"
-    return [declared[model].model_copy(update={"name": name}) for name, model in sorted(names.items())]
+    return names
+
+
+def _label_names(settings: Settings) -> dict[str, str]:
+    if all(stream.task is not Task.CLASSIFY for stream in settings.streams.values()):
+        return {}
+    side_streams = settings.side_streams
+    return {
+        side_streams.feedback: "feedback",
+        side_streams.observations: "observations",
+        side_streams.trends: "trends",
+        side_streams.quality: "quality",
+        **_changelog_names(settings, "trend-windows"),
+        **_changelog_names(settings, "quality-statements"),
+    }
+
+
+def _changelog_names(settings: Settings, table: str) -> dict[str, str]:
+    name = CHANGELOG.format(application=settings.side_streams.application, table=table)
+    return {name: CHANGELOG.format(application=DECLARED_APPLICATION, table=table)}
 
 
 async def apply(connection: Connection, specs: Sequence[TopicSpec]) -> list[str]:
@@ -172,6 +207,16 @@ async def partition_counts(connection: Connection, names: Sequence[str]) -> dict
     await require(connection, names)
     async with open_admin(connection) as admin:
         return await _partition_counts(admin, names)
+
+
+async def existing_partition_counts(connection: Connection, names: Iterable[str]) -> dict[str, int]:
+    """Return how many partitions each of these topics has, passing over those that do not exist.
+
+    Raises:
+        BusError: the broker is out of reach or refuses.
+    """
+    async with open_admin(connection) as admin:
+        return await _partition_counts(admin, sorted(set(names) & set(await admin.list_topics())))
 
 
 async def _create(admin: Any, specs: Sequence[TopicSpec], replicas: int) -> None:

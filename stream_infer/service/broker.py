@@ -9,7 +9,7 @@ import structlog
 
 from stream_infer.bus.connection import Connection, connect, wait_until_reachable
 from stream_infer.bus.embedded import EmbeddedBroker
-from stream_infer.bus.topics import apply, check, specs_for
+from stream_infer.bus.topics import apply, check, specs_for, worker_specs_for
 from stream_infer.config import Settings
 from stream_infer.errors import ConfigError
 
@@ -40,12 +40,12 @@ async def open_connection(settings: Settings) -> AsyncIterator[Connection]:
 
 
 async def check_topics(connection: Connection, settings: Settings) -> None:
-    """Return if every topic that the service uses exists; other differences are only logged.
+    """Return if every topic that a worker uses exists; other differences are only logged.
 
     Raises:
         ConfigError: topics are missing; all are named.
     """
-    differences = await check(connection, specs_for(settings))
+    differences = await check(connection, worker_specs_for(settings))
     missing = [difference.topic for difference in differences if difference.actual is None]
     if missing:
         raise ConfigError(

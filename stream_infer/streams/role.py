@@ -8,7 +8,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from types import FrameType
 from typing import Final
 
@@ -18,9 +18,10 @@ from stream_infer.bus.connection import connect, wait_until_reachable
 from stream_infer.bus.publisher import Publisher
 from stream_infer.config import Settings
 from stream_infer.errors import ConfigError
-from stream_infer.streams.app import StreamsApp
+from stream_infer.schemas import Task
+from stream_infer.streams.app import AGENTS, StreamsApp
 from stream_infer.streams.embedder import open_embedder
-from stream_infer.streams.needs import check_needs
+from stream_infer.streams.needs import check_needs, has_task
 
 log = structlog.get_logger(__name__)
 
@@ -88,8 +89,11 @@ async def _run(settings: Settings) -> int:
     with _signals(stop), tempfile.TemporaryDirectory(prefix="stream-infer-") as data_dir:
         await wait_until_reachable(connection, REACH_SECONDS)
         await check_needs(connection, settings)
-        async with open_embedder(settings) as embedder, Publisher(connection) as publisher:
-            return await _serve(StreamsApp(settings, connection, embedder, publisher, data_dir), stop)
+        async with AsyncExitStack() as stack:
+            is_answering = has_task(settings, Task.ANSWER)
+            embedder = await stack.enter_async_context(open_embedder(settings)) if is_answering else None
+            publishers = {name: await stack.enter_async_context(Publisher(connection)) for name in AGENTS}
+            return await _serve(StreamsApp(settings, connection, embedder, publishers, data_dir), stop)
 
 
 async def _serve(streams: StreamsApp, stop: StopRequest) -> int:

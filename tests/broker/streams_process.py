@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import ClassVar, TypeVar
 
 from stream_infer.bus.batches import OutRecord
 from stream_infer.bus.client_codec import decode_dead_letter, encode_document
@@ -54,13 +55,15 @@ Passages = Mapping[tuple[str, int], IndexedPassage]
 class StreamsProcess:
     """The role over topics of its own; started and ended as often as a test likes."""
 
+    settings: ClassVar[str] = SETTINGS
+
     def __init__(self, connection: Connection, directory: Path) -> None:
         self.connection = connection
         self.name = f"streams-{uuid.uuid4().hex[:8]}"
         self.log_path = directory / f"{self.name}.log"
         self._settings_path = directory / f"{self.name}.toml"
         self._settings_path.write_text(
-            SETTINGS.format(servers=connection.bootstrap_servers, name=self.name), encoding="utf-8"
+            self.settings.format(servers=connection.bootstrap_servers, name=self.name), encoding="utf-8"
         )
         self._process: asyncio.subprocess.Process | None = None
 
@@ -146,10 +149,19 @@ class StreamsProcess:
                     yield record.key or b"", record.value
 
 
+_Role = TypeVar("_Role", bound=StreamsProcess)
+
+
 @asynccontextmanager
 async def running_streams(connection: Connection, directory: Path) -> AsyncIterator[StreamsProcess]:
     """Run the role over new topics while the context lasts."""
-    role = StreamsProcess(connection, directory)
+    async with running(StreamsProcess(connection, directory)) as role:
+        yield role
+
+
+@asynccontextmanager
+async def running(role: _Role) -> AsyncIterator[_Role]:
+    """Create the role's topics and run it while the context lasts."""
     await role.make_topics()
     await role.start()
     try:

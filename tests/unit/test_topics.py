@@ -9,7 +9,7 @@ import yaml
 from stream_infer.bus import topics
 from stream_infer.bus.asyncapi import render
 from stream_infer.bus.codec import DEAD_LETTER_PREFIX, ResultEncoder, encode_bare_dead_letter
-from stream_infer.bus.topics import Difference, TopicSpec, load_specs, specs_for
+from stream_infer.bus.topics import Difference, TopicSpec, load_specs, specs_for, worker_specs_for
 from stream_infer.config import BUILTIN_STREAMS, load_settings
 from stream_infer.errors import ConfigError
 from stream_infer.schemas import DeadLetter, ModelInfo, Record, Result
@@ -40,6 +40,14 @@ def test_the_topics_of_the_default_settings_are_declared() -> None:
     assert "embeddings" not in names
 
 
+def test_a_worker_starts_without_the_topics_of_trends_and_quality() -> None:
+    needed = {spec.name for spec in worker_specs_for(load_settings())}
+    others = {spec.name for spec in specs_for(load_settings())} - needed
+
+    assert {"feedback", "observations", "trends", "quality"} <= others
+    assert {"results.classify", "passages"} <= needed
+
+
 def test_a_stream_of_another_name_gets_topics_like_its_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STREAM_INFER__CACHE__SHARED", "true")
     stream = {
@@ -52,7 +60,8 @@ def test_a_stream_of_another_name_gets_topics_like_its_tasks(monkeypatch: pytest
 
     specs = {spec.name: spec for spec in specs_for(load_settings(streams={"reviews": stream}))}
 
-    assert {"reviews", "labels", "bad", "embeddings"} == set(specs)
+    assert {"reviews", "labels", "bad", "embeddings", "feedback", "trends"} <= set(specs)
+    assert not {"documents", "passages"} & set(specs)
     assert declared()["requests.classify"].body == specs["reviews"].body
     assert declared()["dead-letters"].max_message_bytes == specs["bad"].max_message_bytes
 
