@@ -8,40 +8,43 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, takewhile
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgpack
-from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 
-from loadgen.schedule import Arrivals, due_times
-from loadgen.texts import Body, with_repeats
+from loadgen.recorder import Event, Recorder
+from loadgen.schedule import Profile, due_times
+from loadgen.texts import Body, Pool, with_repeats
 
-Summary = dict[str, float | int | str]
+HOT_KEY: Final = b"key-hot"
+POISON: Final = (
+    b"\xc1 is no msgpack",
+    msgpack.packb(["text"]),
+    msgpack.packb({}),
+    msgpack.packb({"text": 7, "question": 7}),
+    b'{"text": "cut off',
+)
+"""Values that no task takes: each must become a dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What to send; it ends after `count` events or `max_seconds`, whichever comes first."""
+    """What to send; it ends after `count` events or `max_seconds`, whichever comes first.
+
+    Keys are drawn evenly from `keys` of them, but for `hot_share` of the events, which have one in common.
+    """
 
     topic: str
-    bodies: Sequence[Body]
-    rate: float
+    pools: Sequence[Pool]
+    profile: Profile
     count: int
     max_seconds: float
-    arrivals: Arrivals
-    repeat_share: float
-    keys: int
     run: str
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One event and when it is due, in seconds after the start."""
-
-    due: float
-    id: str
-    key: bytes | None
-    value: bytes
+    keys: int = 64
+    repeat_share: float = 0.0
+    hot_share: float = 0.0
+    poison_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class Clock:
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
 
-REAL_CLOCK = Clock()
+REAL_CLOCK: Final = Clock()
 
 
 class Sender(Protocol):
@@ -68,76 +71,98 @@ class Sender(Protocol):
 
 def plan_events(load: Load, draw: random.Random) -> Iterator[Event]:
     """Yield the events of a load in the order in which they are due."""
-    times = takewhile(lambda due: due < load.max_seconds, due_times(load.rate, load.arrivals, draw))
-    bodies = with_repeats(load.bodies, load.repeat_share, draw)
+    times = takewhile(lambda due: due < load.max_seconds, due_times(load.profile, draw))
+    bodies = with_repeats(load.pools, load.repeat_share, draw)
     for number, (due, body) in enumerate(islice(zip(times, bodies, strict=False), load.count)):
-        key = f"key-{draw.randrange(load.keys)}".encode() if load.keys else None
-        yield Event(due, f"{load.run}-{number}", key, msgpack.packb(body))
+        is_poison = draw.random() < load.poison_share
+        value = draw.choice(POISON) if is_poison else _pack(body)
+        yield Event(due, f"{load.run}-{number}", _draw_key(load, draw), value, is_poison)
 
 
-async def send_load(load: Load, bootstrap_servers: str, draw: random.Random) -> Summary:
-    """Send a load to a broker and return what came of it."""
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap_servers, linger_ms=1)
-    async with producer:
-        return await send_events(load, producer, draw)
+async def send_events(
+    load: Load,
+    senders: Sequence[Sender],
+    draw: random.Random,
+    recorder: Recorder,
+    clock: Clock = REAL_CLOCK,
+    *,
+    start: float | None = None,
+) -> None:
+    """Send each event when it is due, and return once each was acknowledged or has failed.
 
-
-async def send_events(load: Load, sender: Sender, draw: random.Random, clock: Clock = REAL_CLOCK) -> Summary:
-    """Send each event when it is due and return counts, rate and the greatest lag behind the schedule.
-
-    A record's timestamp is when it was due, not when it was sent: a latency counted from it holds
-    whatever time the event had to wait here.
+    Whichever sender is free takes the next event. A record's timestamp is when it was due, not when it
+    was sent: a latency counted from it holds whatever time the event had to wait here. The schedule
+    begins at `start`, a time of the clock, or now.
     """
-    tally = _Tally()
-    start, start_ms = clock.now(), clock.wall() * 1000
-    for event in plan_events(load, draw):
-        if (early := start + event.due - clock.now()) > 0:
-            await clock.sleep(early)
-        tally.lag = max(tally.lag, clock.now() - start - event.due)
-        acknowledged = await sender.send(
-            load.topic,
-            event.value,
-            event.key,
-            timestamp_ms=round(start_ms + event.due * 1000),
-            headers=[("ce_id", event.id.encode())],
-        )
-        tally.sent += 1
-        tally.bytes += len(event.value)
-        acknowledged.add_done_callback(tally.count)
-    sent_seconds = clock.now() - start
-    await tally.wait()
-    return {
-        "run": load.run,
-        "topic": load.topic,
-        "sent": tally.sent,
-        "acknowledged": tally.acknowledged,
-        "failed": tally.failed,
-        "distinct_texts": min(tally.sent, len(load.bodies)),
-        "bytes": tally.bytes,
-        "seconds": round(sent_seconds, 3),
-        "rate_asked": load.rate,
-        "rate": round(tally.sent / sent_seconds, 1) if sent_seconds else 0.0,
-        "max_lag_ms": round(tally.lag * 1000, 1),
-    }
+    start = clock.now() if start is None else start
+    sending = _Sending(load, plan_events(load, draw), recorder, clock, start)
+    async with asyncio.TaskGroup() as tasks:
+        for sender in senders:
+            tasks.create_task(sending.send_through(sender))
+    recorder.end_sending(clock.now() - start)
+    await sending.acknowledged()
 
 
-class _Tally:
-    """Counts what was sent and what the broker made of it."""
+class _Sending:
+    """What the senders of one load share: the events still to come, and who awaits acknowledgement."""
 
-    def __init__(self) -> None:
-        self.sent = self.acknowledged = self.failed = self.bytes = 0
-        self.lag = 0.0
+    def __init__(
+        self, load: Load, events: Iterator[Event], recorder: Recorder, clock: Clock, start: float
+    ) -> None:
+        self._start = start
+        self._start_ms = (clock.wall() - clock.now() + start) * 1000
+        self._topic = load.topic
+        self._events = events
+        self._recorder = recorder
+        self._clock = clock
+        self._open = 0
         self._changed = asyncio.Event()
 
-    def count(self, acknowledged: asyncio.Future[Any]) -> None:
-        if acknowledged.cancelled() or acknowledged.exception():
-            self.failed += 1
-        else:
-            self.acknowledged += 1
-        self._changed.set()
+    async def send_through(self, sender: Sender) -> None:
+        """Send what is due through one sender until no event is left."""
+        for event in self._events:
+            if (early := self._start + event.due - self._clock.now()) > 0:
+                await self._clock.sleep(early)
+            self._recorder.send(event, self._clock.now() - self._start)
+            await self._send(sender, event)
 
-    async def wait(self) -> None:
-        """Return once every record was acknowledged or has failed."""
-        while self.acknowledged + self.failed < self.sent:
+    async def acknowledged(self) -> None:
+        """Return once the broker has answered for every event."""
+        while self._open:
             self._changed.clear()
             await self._changed.wait()
+
+    async def _send(self, sender: Sender, event: Event) -> None:
+        self._open += 1
+        try:
+            future = await sender.send(
+                self._topic,
+                event.value,
+                event.key,
+                timestamp_ms=round(self._start_ms + event.due * 1000),
+                headers=[("ce_id", event.id.encode())],
+            )
+        except KafkaError:
+            self._settle(event, is_written=False)
+        else:
+            future.add_done_callback(lambda done: self._settle(event, is_written=_has_succeeded(done)))
+
+    def _settle(self, event: Event, *, is_written: bool) -> None:
+        self._open -= 1
+        self._recorder.acknowledge(event, is_written=is_written)
+        self._changed.set()
+
+
+def _pack(body: Body) -> bytes:
+    packed: bytes = msgpack.packb(body)
+    return packed
+
+
+def _draw_key(load: Load, draw: random.Random) -> bytes | None:
+    if load.hot_share and draw.random() < load.hot_share:
+        return HOT_KEY
+    return b"key-%d" % draw.randrange(load.keys) if load.keys else None
+
+
+def _has_succeeded(future: asyncio.Future[Any]) -> bool:
+    return not future.cancelled() and future.exception() is None

@@ -21,8 +21,8 @@ from typing import Any
 
 from loadgen.measure import measure
 from loadgen.producer import Load
-from loadgen.schedule import Arrivals
-from loadgen.texts import load_bodies
+from loadgen.schedule import Arrivals, Profile
+from loadgen.texts import Pool, load_bodies
 from stream_infer.bus.client_codec import encode_document
 from stream_infer.bus.connection import connect
 from stream_infer.bus.embedded import EmbeddedBroker, free_port
@@ -90,13 +90,11 @@ def _load(task: Task, count: int) -> Load:
     bodies = load_bodies(task, seed=7)
     return Load(
         topic=f"requests.{task}",
-        bodies=bodies,
-        rate=1.0,
+        pools=[Pool(bodies)],
+        profile=Profile(Arrivals.POISSON, rate=1.0),
         # Equal texts that are in flight together are computed once: no text is to come twice.
         count=min(count, len(bodies)),
         max_seconds=600.0,
-        arrivals=Arrivals.POISSON,
-        repeat_share=0.0,
         keys=64,
         run=f"figures-{task}",
     )

@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "text": set(),
     "sentences": set(),
     "log": set(),
-    "metrics": {"schemas"},
+    "metrics": {"config", "errors", "schemas"},
     "config": {"engine.specs", "errors", "schemas"},
     "tasks": {"retrieval", "schemas", "errors", "sentences", "text"},
     "retrieval": {"schemas", "errors", "sentences", "text"},

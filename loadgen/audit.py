@@ -1,0 +1,409 @@
+"""Proof over topics that each input record has one outcome, the right one, in order; without I/O.
+
+What is judged is what README's "The wire" promises: the headers that name a record's source, the id, the
+key, and the whole original in a dead letter. Keys, ids and values are kept as 64-bit digests, some 30 bytes
+for each input record and some 200 for each distinct key, so topics of many millions can be judged.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from itertools import islice
+from typing import Any, Final, Protocol
+
+import msgpack
+
+Source = tuple[str, int]
+"""Topic and partition."""
+Headers = dict[str, bytes]
+
+LISTED: Final = 100
+"""Offenders of each kind that a verdict names; all are counted."""
+MAX_ID_CHARS: Final = 256
+UNNAMED: Final = "without source headers"
+
+_DEAD_LETTER: Final = "dead_letter_"
+_COUNTED: Final = 255
+_MAX_DIGITS: Final = 19
+
+
+class Message(Protocol):
+    """The parts of a consumed record that are judged."""
+
+    @property
+    def topic(self) -> str:
+        """Where it stands."""
+        ...
+
+    @property
+    def partition(self) -> int:
+        """Where it stands."""
+        ...
+
+    @property
+    def offset(self) -> int:
+        """Where it stands."""
+        ...
+
+    @property
+    def key(self) -> bytes | None:
+        """Its key."""
+        ...
+
+    @property
+    def value(self) -> bytes | None:
+        """Its value."""
+        ...
+
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]:
+        """Its headers."""
+        ...
+
+
+class Ordering(StrEnum):
+    """Which outcomes of a source partition stand in input order on an output topic."""
+
+    KEY = "key"
+    PARTITION = "partition"
+    NONE = "none"
+
+
+class Kind(StrEnum):
+    """What can be wrong with an input record's outcomes."""
+
+    LOST = "lost"
+    DUPLICATED = "duplicated"
+    UNEXPECTED = "unexpected"
+    WRONG_ID = "wrong id"
+    WRONG_KEY = "wrong key"
+    ALTERED = "altered"
+    OUT_OF_ORDER = "out of order"
+    SCATTERED = "scattered"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The offsets of a partition that an audit is about, up to and without `end`.
+
+    It was to begin at `first`; the oldest record left is at `begin`, which retention may have moved.
+    """
+
+    first: int
+    begin: int
+    end: int
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether records that the audit is about are gone."""
+        return self.begin > self.first
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Offender:
+    """An input record, and what is wrong with its outcome, which stands at `outcome` if there is one."""
+
+    kind: Kind
+    topic: str
+    partition: int
+    offset: int
+    outcome: str = ""
+
+    def __str__(self) -> str:
+        seen = f", seen at {self.outcome}" if self.outcome else ""
+        return f"{self.kind}: {self.topic}/{self.partition}/{self.offset}{seen}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an audit found. `doubts` are why it cannot tell; `offenders` names the first of each kind."""
+
+    records: int
+    results: int
+    dead_letters: int
+    earlier: int
+    """Outcomes of records from before the audit's first offset, which it is not about."""
+    foreign: Mapping[str, int]
+    """Records on the output topics that are outcomes of nothing audited, by what they are."""
+    counts: Mapping[Kind, int]
+    offenders: tuple[Offender, ...]
+    doubts: tuple[str, ...]
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the proof holds for every input record."""
+        return not (self.counts or self.doubts)
+
+    @property
+    def exit_code(self) -> int:
+        """0 when clean, 1 when there are offenders, 2 when none is sure but the proof does not hold."""
+        return 1 if self.counts else 2 if self.doubts else 0
+
+    @property
+    def word(self) -> str:
+        """The verdict in a word or two."""
+        return ("clean", "offenders", "cannot tell")[self.exit_code]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the verdict as JSON has it."""
+        return {"verdict": self.word, **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the headers of a result or dead letter say about the record it is the outcome of."""
+
+    source: Source
+    offset: int
+    id: bytes
+    is_dead_letter: bool
+    is_bare: bool
+    """A dead letter too large to carry the original."""
+
+
+class Judge:
+    """Takes the input records, then the outcomes, each partition in its order, and gives the verdict."""
+
+    def __init__(self, inputs: Mapping[Source, Span], ordering: Ordering = Ordering.KEY) -> None:
+        self._ledgers = {source: _Ledger(span) for source, span in inputs.items()}
+        self._topics = {topic for topic, _ in inputs}
+        self._ordering = ordering
+        self._latest: dict[int, int] = {}
+        self._partitions: dict[int, int] = {}
+        self._seen: Counter[str] = Counter()
+        self._foreign: Counter[str] = Counter()
+        self._truncated: Counter[Source] = Counter()
+        self._counts: Counter[Kind] = Counter()
+        self._offenders: list[Offender] = []
+
+    def expect(self, record: Message) -> None:
+        """Take an input record: it must have an outcome."""
+        self._ledgers[record.topic, record.partition].enter(record)
+
+    def take(self, record: Message) -> None:
+        """Take a record of an output topic."""
+        outcome = read_outcome(record)
+        ledger = self._ledgers.get(outcome.source) if outcome else None
+        if outcome is None or (ledger is None and outcome.source[0] not in self._topics):
+            self._foreign[f"outcomes of {outcome.source[0]}" if outcome else UNNAMED] += 1
+        elif ledger is None:
+            self._offend(Kind.UNEXPECTED, outcome, record)
+        elif outcome.offset < ledger.span.begin:
+            self._take_unjudged(outcome, ledger.span)
+        elif not ledger.has(outcome.offset):
+            self._offend(Kind.UNEXPECTED, outcome, record)
+        else:
+            self._take_expected(outcome, ledger, record)
+
+    def verdict(self, doubts: Iterable[str] = (), *, is_whole: bool = True) -> Verdict:
+        """Return what was found; `doubts` are reasons from outside why the proof cannot hold.
+
+        Where the outputs are not whole, having no outcome is no offence but one doubt more.
+        """
+        lost, listed = self._lost()
+        reasons = [*doubts, *self._own_doubts()]
+        if lost and not is_whole:
+            reasons.append(f"{lost} records have no outcome on what can be read of the outputs")
+            lost, listed = 0, []
+        counts = {**self._counts, Kind.LOST: lost}
+        return Verdict(
+            records=sum(ledger.records for ledger in self._ledgers.values()),
+            results=self._seen["result"],
+            dead_letters=self._seen["dead letter"],
+            earlier=self._seen["earlier"],
+            foreign=dict(self._foreign),
+            counts={kind: count for kind, count in sorted(counts.items()) if count},
+            offenders=tuple(sorted([*listed, *self._offenders])),
+            doubts=tuple(reasons),
+        )
+
+    def _lost(self) -> tuple[int, list[Offender]]:
+        """Return how many records have no outcome, and the first of them in each partition."""
+        count, listed = 0, []
+        for (topic, partition), ledger in sorted(self._ledgers.items()):
+            offsets = ledger.without_outcome()
+            first = list(islice(offsets, LISTED))
+            listed += [Offender(Kind.LOST, topic, partition, offset) for offset in first]
+            count += len(first) + sum(1 for _ in offsets)
+        return count, listed[:LISTED]
+
+    def _own_doubts(self) -> Iterator[str]:
+        if not any(ledger.records for ledger in self._ledgers.values()):
+            yield "the input holds no records to judge"
+        for (topic, partition), ledger in self._ledgers.items():
+            if ledger.span.is_truncated:
+                known = self._truncated[topic, partition]
+                yield (
+                    f"{topic}/{partition} is truncated: records before offset {ledger.span.begin} are gone, "
+                    f"and outcomes of {known} of them were seen"
+                )
+
+    def _take_unjudged(self, outcome: Outcome, span: Span) -> None:
+        if outcome.offset < span.first:
+            self._seen["earlier"] += 1
+        else:
+            self._truncated[outcome.source] += 1
+
+    def _take_expected(self, outcome: Outcome, ledger: _Ledger, record: Message) -> None:
+        self._seen["dead letter" if outcome.is_dead_letter else "result"] += 1
+        if ledger.count(outcome.offset) > 1:
+            self._offend(Kind.DUPLICATED, outcome, record)
+        if not ledger.has_id(outcome) or _contradicts(outcome, record):
+            self._offend(Kind.WRONG_ID, outcome, record)
+        if not outcome.is_bare:
+            self._check_contents(outcome, ledger, record)
+
+    def _check_contents(self, outcome: Outcome, ledger: _Ledger, record: Message) -> None:
+        if not ledger.has_key(outcome.offset, record.key):
+            self._offend(Kind.WRONG_KEY, outcome, record)
+        if outcome.is_dead_letter and not ledger.has_value(outcome.offset, record.value):
+            self._offend(Kind.ALTERED, outcome, record)
+        self._check_order(outcome, record)
+
+    def _check_order(self, outcome: Outcome, record: Message) -> None:
+        if self._ordering is Ordering.NONE or (self._ordering is Ordering.KEY and record.key is None):
+            return
+        # Where whole partitions are in order, an output partition shows the part that has its keys.
+        order = record.key if self._ordering is Ordering.KEY else record.partition
+        place = hash((record.topic, order, outcome.source))
+        if outcome.offset < self._latest.get(place, -1):
+            self._offend(Kind.OUT_OF_ORDER, outcome, record)
+        else:
+            self._latest[place] = outcome.offset
+        if self._ordering is Ordering.KEY:
+            home = self._partitions.setdefault(hash((record.topic, record.key)), record.partition)
+            if home != record.partition:
+                self._offend(Kind.SCATTERED, outcome, record)
+
+    def _offend(self, kind: Kind, outcome: Outcome, record: Message) -> None:
+        self._counts[kind] += 1
+        if self._counts[kind] <= LISTED:
+            seen = f"{record.topic}/{record.partition}/{record.offset}"
+            self._offenders.append(Offender(kind, *outcome.source, outcome.offset, seen))
+
+
+class _Ledger:
+    """What is known of the records of one input partition, by offset."""
+
+    def __init__(self, span: Span) -> None:
+        size = max(0, span.end - span.begin)
+        self.span = span
+        self.records = 0
+        self._ids, self._keys, self._values = (array("q", bytes(8 * size)) for _ in range(3))
+        self._present, self._outcomes = bytearray(size), bytearray(size)
+
+    def enter(self, record: Message) -> None:
+        place = record.offset - self.span.begin
+        self.records += 1
+        self._present[place] = 1
+        self._ids[place] = hash(expected_id(record))
+        self._keys[place] = hash(record.key)
+        self._values[place] = hash(record.value)
+
+    def has(self, offset: int) -> bool:
+        place = offset - self.span.begin
+        return 0 <= place < len(self._present) and bool(self._present[place])
+
+    def count(self, offset: int) -> int:
+        """Count an outcome and return how many there are now, up to a limit."""
+        place = offset - self.span.begin
+        self._outcomes[place] = min(_COUNTED, self._outcomes[place] + 1)
+        return self._outcomes[place]
+
+    def has_id(self, outcome: Outcome) -> bool:
+        return self._ids[outcome.offset - self.span.begin] == hash(outcome.id)
+
+    def has_key(self, offset: int, key: bytes | None) -> bool:
+        return self._keys[offset - self.span.begin] == hash(key)
+
+    def has_value(self, offset: int, value: bytes | None) -> bool:
+        return self._values[offset - self.span.begin] == hash(value)
+
+    def without_outcome(self) -> Iterator[int]:
+        return (
+            self.span.begin + place
+            for place, (is_present, outcomes) in enumerate(zip(self._present, self._outcomes, strict=True))
+            if is_present and not outcomes
+        )
+
+
+def cannot_tell(reason: str) -> Verdict:
+    """Return the verdict on topics that could not be read."""
+    return Verdict(0, 0, 0, 0, {}, {}, (), (reason,))
+
+
+def judge(
+    given: Iterable[Message], came_out: Iterable[Message], ordering: Ordering = Ordering.KEY
+) -> Verdict:
+    """Return the verdict on records that are at hand, of which none is missing at the beginning."""
+    records = list(given)
+    ends: dict[Source, int] = {}
+    for record in records:
+        source = (record.topic, record.partition)
+        ends[source] = max(ends.get(source, 0), record.offset + 1)
+    judge_ = Judge({source: Span(0, 0, end) for source, end in ends.items()}, ordering)
+    for record in records:
+        judge_.expect(record)
+    for record in came_out:
+        judge_.take(record)
+    return judge_.verdict()
+
+
+def read_outcome(record: Message) -> Outcome | None:
+    """Return what a record of an output topic is the outcome of; None if its headers do not say."""
+    headers = _headers(record)
+    is_dead_letter = f"{_DEAD_LETTER}topic" in headers
+    prefix, name = (_DEAD_LETTER, f"{_DEAD_LETTER}id") if is_dead_letter else ("source_", "ce_id")
+    topic = headers.get(f"{prefix}topic")
+    partition, offset = (_number(headers.get(prefix + each)) for each in ("partition", "offset"))
+    if topic is None or partition is None or offset is None:
+        return None
+    return Outcome(
+        source=(topic.decode(errors="replace"), partition),
+        offset=offset,
+        id=headers.get(name, b""),
+        is_dead_letter=is_dead_letter,
+        is_bare=is_dead_letter and f"{_DEAD_LETTER}omitted" in headers,
+    )
+
+
+def expected_id(record: Message) -> bytes:
+    """Return the id that a record's outcome goes by: its `ce_id`, or its place.
+
+    What is not 1 to 256 characters of UTF-8 is no id.
+    """
+    given = _headers(record).get("ce_id", b"")
+    try:
+        is_id = 0 < len(given.decode()) <= MAX_ID_CHARS
+    except UnicodeDecodeError:
+        is_id = False
+    return given if is_id else f"{record.topic}/{record.partition}/{record.offset}".encode()
+
+
+def _headers(record: Message) -> Headers:
+    """Return the headers by name; of one that repeats, the last."""
+    return {name: value for name, value in record.headers if value is not None}
+
+
+def _number(text: bytes | None) -> int | None:
+    return int(text) if text is not None and text.isdigit() and len(text) <= _MAX_DIGITS else None
+
+
+def _contradicts(outcome: Outcome, record: Message) -> bool:
+    """Whether a result's body does not bear the id that its header does."""
+    return not outcome.is_dead_letter and _body_id(record.value) != outcome.id.decode(errors="replace")
+
+
+def _body_id(value: bytes | None) -> Any:
+    if not value:
+        return None
+    try:
+        body = json.loads(value) if value.startswith(b"{") else msgpack.unpackb(value)
+    except (ValueError, RecursionError, msgpack.UnpackException):
+        return None
+    return body.get("id") if isinstance(body, dict) else None

@@ -1,0 +1,90 @@
+"""What a worker's `/metrics` says, and what of it changed over a run; knows no metric by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+
+import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+TIMEOUT_SECONDS = 5.0
+
+Samples = dict[str, float]
+"""Values by name and labels, in the syntax of the exposition format."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    """The samples of one look at `/metrics`, or why there are none."""
+
+    samples: Samples
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A counter or histogram over a run: how often it was counted, and of observations the mean."""
+
+    name: str
+    labels: str
+    increase: float
+    mean: float | None
+
+
+async def scrape(url: str) -> Scrape:
+    """Return what `url` says now; a worker that cannot be asked is a fault that is stated."""
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)) as session,
+            session.get(url) as response,
+        ):
+            response.raise_for_status()
+            return Scrape(parse(await response.text()))
+    except (TimeoutError, aiohttp.ClientError, ValueError, OSError) as error:
+        return Scrape({}, f"{url}: {error or type(error).__name__}")
+
+
+def parse(text: str) -> Samples:
+    """Return the samples of a page in the exposition format, without buckets and creation times.
+
+    Raises:
+        ValueError: the page is none.
+    """
+    return {
+        _name(sample): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if not sample.name.endswith(("_bucket", "_created"))
+    }
+
+
+def changes(start: Mapping[str, float], end: Mapping[str, float]) -> list[Change]:
+    """Return what was counted between two looks: means of what has a sum and a count, and increases."""
+    return sorted(_changes(start, end), key=lambda change: (change.name, change.labels))
+
+
+def as_dict(url: str, start: Scrape, end: Scrape) -> dict[str, object]:
+    """Return both looks and the changes as JSON has them."""
+    found = [asdict(change) for change in changes(start.samples, end.samples)]
+    return {"url": url, "start": asdict(start), "end": asdict(end), "changes": found}
+
+
+def _changes(start: Mapping[str, float], end: Mapping[str, float]) -> Iterator[Change]:
+    for full in end:
+        name, brace, labels = full.partition("{")
+        increase = end[full] - start.get(full, 0.0)
+        if increase <= 0:
+            continue
+        if name.endswith("_count"):
+            sums = f"{name.removesuffix('_count')}_sum{brace}{labels}"
+            mean = (end.get(sums, 0.0) - start.get(sums, 0.0)) / increase
+            yield Change(name.removesuffix("_count"), labels.removesuffix("}"), increase, mean)
+        elif not name.endswith("_sum"):
+            yield Change(name, labels.removesuffix("}"), increase, None)
+
+
+def _name(sample: Sample) -> str:
+    labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+    return f"{sample.name}{{{labels}}}" if labels else sample.name

@@ -1,0 +1,28 @@
+"""The load generator stands outside: of the service it takes hooks on aiokafka, and nothing else."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "loadgen"
+HOOKS = {"stream_infer.bus.aborts", "stream_infer.bus.pacing", "stream_infer.bus.tolerance"}
+PURE = ("audit", "charts", "latency", "recorder", "schedule", "search")
+
+
+def imported(path: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return named | {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.name)
+def test_only_reading_takes_anything_of_the_service(path: Path) -> None:
+    found = {name for name in imported(path) if name.startswith("stream_infer")}
+
+    assert found == (HOOKS if path.stem == "reading" else set())
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_decisions_do_no_input_or_output(name: str) -> None:
+    assert not imported(PACKAGE / f"{name}.py") & {"aiokafka", "aiohttp", "asyncio", "time"}
