@@ -14,7 +14,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from stream_infer.config import load_settings
+from stream_infer.config_loading import load_settings
 from stream_infer.errors import StreamInferError
 from stream_infer.log import configure_logging
 from stream_infer.schemas import AnswerBody, Body, ClassifyBody, Task, TranslateBody

@@ -19,7 +19,8 @@ from stream_infer.bus.connection import Connection, connect
 from stream_infer.bus.embedded import EmbeddedBroker, free_port
 from stream_infer.bus.publisher import Publisher
 from stream_infer.bus.topics import apply, specs_for
-from stream_infer.config import Settings, load_settings
+from stream_infer.config import Settings
+from stream_infer.config_loading import load_settings
 from stream_infer.demo.children import run_role
 from stream_infer.demo.events import DemoEvent, load_documents, load_events
 from stream_infer.demo.tally import Tally

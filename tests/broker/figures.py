@@ -28,7 +28,7 @@ from stream_infer.bus.connection import connect
 from stream_infer.bus.embedded import EmbeddedBroker, free_port
 from stream_infer.bus.publisher import Publisher
 from stream_infer.bus.topics import apply, specs_for
-from stream_infer.config import load_settings
+from stream_infer.config_loading import load_settings
 from stream_infer.demo.children import run_role
 from stream_infer.demo.events import load_documents
 from stream_infer.demo.run import until_indexed

@@ -21,7 +21,8 @@ from stream_infer.bus.replays import ensure_ledger, ledger_of
 from stream_infer.bus.topics import TopicSpec, apply
 from stream_infer.bus.transactions import TransactionalProducer
 from stream_infer.cli import app
-from stream_infer.config import Settings, load_settings
+from stream_infer.config import Settings
+from stream_infer.config_loading import load_settings
 from stream_infer.errors import ConfigError
 from stream_infer.flow.replay import Place, Selection
 from stream_infer.schemas import DeadLetter, Record

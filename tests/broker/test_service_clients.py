@@ -16,7 +16,7 @@ import pytest
 
 from loadgen.audit import Kind
 from stream_infer.client import Client, ClientRequest, RequestFailedError
-from stream_infer.config import load_settings
+from stream_infer.config_loading import load_settings
 from stream_infer.schemas import ClassifyBody, Result
 from stream_infer.web.probe import read_metrics
 from tests.broker.lanes import PATIENCE, Lane, feed, texts, watched

@@ -9,7 +9,8 @@ from time import monotonic
 
 import pytest
 
-from stream_infer.config import Settings, load_settings
+from stream_infer.config import Settings
+from stream_infer.config_loading import load_settings
 from stream_infer.metrics import Metrics
 from stream_infer.retrieval.index import PassageIndex
 from stream_infer.schemas import ClassifyBody, Outcome, Record, Request, Result, ResultBody

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_infer.config import load_settings
+from stream_infer.config_loading import load_settings
 from stream_infer.errors import ConfigError
 
 

@@ -19,7 +19,7 @@ from stream_infer.bus.offsets import Committed
 from stream_infer.bus.replays import decode_entry, encode_entry, encode_original, ledger_of
 from stream_infer.bus.values import encode_value
 from stream_infer.cli import app
-from stream_infer.config import load_settings
+from stream_infer.config_loading import load_settings
 from stream_infer.errors import (
     BusError,
     ConfigError,

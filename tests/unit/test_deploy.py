@@ -9,7 +9,7 @@ import typer.main
 import yaml
 
 from stream_infer.cli import app
-from stream_infer.config import load_settings
+from stream_infer.config_loading import load_settings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from stream_infer.config import BUILTIN_MODELS, BUILTIN_STREAMS, load_settings
+from stream_infer.config import BUILTIN_MODELS, BUILTIN_STREAMS
+from stream_infer.config_loading import load_settings
 from stream_infer.metrics import Metrics
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

@@ -8,7 +8,8 @@ import pytest
 
 from stream_infer.bus.connection import connect
 from stream_infer.bus.topics import specs_for
-from stream_infer.config import Settings, load_settings
+from stream_infer.config import Settings
+from stream_infer.config_loading import load_settings
 from stream_infer.errors import ConfigError
 from stream_infer.schemas import Record, Task
 from stream_infer.streams.agent import to_record

@@ -10,7 +10,8 @@ from stream_infer.bus import topics
 from stream_infer.bus.asyncapi import render
 from stream_infer.bus.codec import DEAD_LETTER_PREFIX, ResultEncoder, encode_bare_dead_letter
 from stream_infer.bus.topics import Difference, TopicSpec, load_specs, specs_for, worker_specs_for
-from stream_infer.config import BUILTIN_STREAMS, load_settings
+from stream_infer.config import BUILTIN_STREAMS
+from stream_infer.config_loading import load_settings
 from stream_infer.errors import ConfigError
 from stream_infer.schemas import DeadLetter, ModelInfo, Record, Result
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from stream_infer.bus.connection import connect
-from stream_infer.config import load_settings
+from stream_infer.config_loading import load_settings
 from stream_infer.schemas import DeadLetter, Partition, Record, Request
 from stream_infer.service import worker as module
 from stream_infer.service.worker import ADMITTED_AT_ONCE, Worker
