@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from loadgen.audit import Verdict, cannot_tell
 from loadgen.auditor import audit
 from loadgen.machine import describe_machine, describe_versions
 from loadgen.options import limits_of, load_of, make_parser, place_of, topics_of, trial_of
@@ -27,6 +26,7 @@ from loadgen.schedule import ScheduleError
 from loadgen.scrape import Scrape, as_dict, scrape
 from loadgen.search import Trial, judge_trial, search
 from loadgen.texts import BodiesError
+from loadgen.verdict import Verdict, cannot_tell
 
 OFFENDERS = 1
 CANNOT_TELL = 2

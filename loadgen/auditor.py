@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from loadgen.audit import Judge, Ordering, Source, Span, Verdict
+from loadgen.audit import Judge
 from loadgen.reading import TopicReader
+from loadgen.verdict import Ordering, Source, Span, Verdict
 
 
 async def audit(

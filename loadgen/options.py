@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from loadgen.audit import Ordering
 from loadgen.producer import Load
 from loadgen.running import Place
 from loadgen.schedule import Arrivals, Profile, load_recorded
 from loadgen.search import Limits
 from loadgen.texts import TASKS, Pool, Words, load_bodies, split_by_words
+from loadgen.verdict import Ordering
 
 MOST_EVENTS: Final = 10_000_000
 

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, Self
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from loadgen.audit import Source, Span
+from loadgen.verdict import Source, Span
 from stream_infer.bus.aborts import AbortFilter
 from stream_infer.bus.pacing import pace_empty_fetches
 from stream_infer.bus.tolerance import accept_any_header_name

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from loadgen.audit import Verdict
 from loadgen.producer import Load
 from loadgen.recorder import Recorder
 from loadgen.running import Carried, Place
+from loadgen.verdict import Verdict
 
 FORMAT: Final = 1
 """Changes whenever readers of older reports would misread a new one."""

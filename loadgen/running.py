@@ -13,10 +13,11 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from loadgen.audit import Source, read_outcome
+from loadgen.audit import read_outcome
 from loadgen.producer import Load, Sender, send_events
 from loadgen.reading import ReadingError, TopicReader
 from loadgen.recorder import Recorder
+from loadgen.verdict import Source
 
 REQUEST_TIMEOUT_MS: Final = 10_000
 """After so long without an answer of the broker a record has failed."""

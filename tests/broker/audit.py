@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from loadgen import auditor
-from loadgen.audit import Verdict
+from loadgen.verdict import Verdict
 from stream_infer.bus.connection import Connection
 
 __all__ = ["Verdict", "audit"]

@@ -12,8 +12,8 @@ from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 
 from loadgen.__main__ import main
-from loadgen.audit import Kind
 from loadgen.auditor import audit
+from loadgen.verdict import Kind
 from stream_infer.bus.batches import OutRecord
 from stream_infer.bus.connection import Connection, open_admin
 from stream_infer.bus.publisher import Publisher

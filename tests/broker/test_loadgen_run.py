@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from loadgen.audit import Kind
+from loadgen.verdict import Kind
 from stream_infer.bus.connection import Connection
 from tests.broker.conftest import MakeTopic
 from tests.broker.probes import PATIENCE, read_committed

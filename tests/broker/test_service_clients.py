@@ -14,7 +14,7 @@ import confluent_kafka
 import msgpack
 import pytest
 
-from loadgen.audit import Kind
+from loadgen.verdict import Kind
 from stream_infer.client import Client, ClientRequest, RequestFailedError
 from stream_infer.config_loading import load_settings
 from stream_infer.schemas import ClassifyBody, Result

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.audit import LISTED, UNNAMED, Judge, Kind, Offender, Ordering, Span, Verdict, judge
+from loadgen.audit import LISTED, UNNAMED, Judge, judge
+from loadgen.verdict import Kind, Offender, Ordering, Span, Verdict
 
 INPUT, RESULTS, LETTERS = "in", "out", "dead"
 

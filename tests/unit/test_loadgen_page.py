@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from loadgen.__main__ import main
-from loadgen.audit import cannot_tell
 from loadgen.charts import HEIGHT, WIDTH, Series, draw
 from loadgen.page import render
 from loadgen.producer import Load
@@ -15,6 +14,7 @@ from loadgen.report import Report, describe_settings, make_report
 from loadgen.running import Carried, Place
 from loadgen.schedule import Arrivals, Profile
 from loadgen.texts import Pool
+from loadgen.verdict import cannot_tell
 
 NAMES = "<b>first</b>", "second"
 
