@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -34,6 +34,9 @@ dead_letters_app = typer.Typer(
 app.add_typer(dead_letters_app, name="dead-letters")
 
 T = TypeVar("T")
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+"""Where a worker's endpoints are unless the settings say otherwise."""
 
 FAULT = 2
 """The exit code when something the user can mend stands in the way."""
@@ -162,6 +165,19 @@ def topics_check(config: ConfigOption = None) -> None:
     for line in differences or ["all topics are as specified"]:
         typer.echo(line)
     raise typer.Exit(1 if differences else 0)
+
+
+@app.command()
+def top(
+    urls: Annotated[list[str] | None, typer.Argument(metavar="[URL]...", help="Workers to look at.")] = None,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one page and end.")] = False,
+) -> None:
+    """Show what workers do at the moment: rates, latencies, lag, batches and cache, until Ctrl-C."""
+    from stream_infer.top.run import run_top
+
+    with _faults_reported(), suppress(KeyboardInterrupt):
+        asyncio.run(run_top(urls or [DEFAULT_URL], interval, once=once))
 
 
 @app.command()

@@ -9,7 +9,11 @@ from http import HTTPStatus
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
+Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
+"""Values by the sample's name and its labels."""
+
 _PAUSE_S = 0.1
+_PATIENCE = aiohttp.ClientTimeout(total=5.0)
 
 
 async def wait_until_ready(url: str, *, timeout: float) -> None:  # noqa: ASYNC109 - names the endpoint in its error
@@ -34,15 +38,31 @@ async def wait_until_ready(url: str, *, timeout: float) -> None:  # noqa: ASYNC1
         raise TimeoutError(f"{url} was not ready within {timeout:.0f} s: {answer}") from error
 
 
+async def read_samples(url: str) -> Samples:
+    """Return each sample of `url`/metrics by its name and labels; empty when unreachable."""
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=_PATIENCE) as session,
+            session.get(f"{url}/metrics") as response,
+        ):
+            text = await response.text()
+    except (aiohttp.ClientError, TimeoutError):
+        return {}
+    return parse_samples(text)
+
+
+def parse_samples(text: str) -> Samples:
+    """Return the samples of an exposition by their names and labels."""
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
 async def read_metrics(url: str) -> Mapping[str, float]:
     """Return each metric's samples added up over their labels, by sample name; empty when unreachable."""
-    try:
-        async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as response:
-            text = await response.text()
-    except aiohttp.ClientConnectionError:
-        return {}
     totals: dict[str, float] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
+    for (name, _), value in (await read_samples(url)).items():
+        totals[name] = totals.get(name, 0.0) + value
     return totals

@@ -93,10 +93,15 @@ async def test_the_commands_reach_a_worker(lane: Lane, tmp_path: Path) -> None:
         sent = await command("send", "classify", "even", "--config", config)
         refused = await command("send", "classify", "  ", "--config", config)
         counted = await until_counted(worker.url, dead_letters=1)
+        seen = await command("top", worker.url, "--once", "--interval", "0.2")
         async with aiohttp.ClientSession() as session, session.get(f"{worker.url}/health") as response:
             assert {"status": "alive"} == await response.json()
 
+    unanswered = await command("top", worker.url, "--once")
+
     assert 0 == sent[0], sent
+    assert (0, True, True) == (seen[0], "ready" in seen[1], "score" in seen[1])
+    assert (2, True) == (unanswered[0], "no worker answers" in unanswered[2])
     assert "even" == json.loads(sent[1])["label"]
     assert 2 == refused[0]
     assert "empty_text" in refused[2]

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "flow": {"tasks", "retrieval", "schemas", "errors"},
     "bus": {"config", "schemas", "errors", "text"},
     "web": {"config", "errors"},
+    "top": {"web", "errors"},
     "client": {"bus", "config", "schemas", "errors"},
     "evaluation": {"errors", "schemas"},
     "training": {"engine", "errors", "text"},

@@ -1,0 +1,1 @@
+"""What workers do at the moment, in a terminal."""
