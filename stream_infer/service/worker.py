@@ -46,6 +46,8 @@ MAX_FETCH = 1024
 async def run_worker(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then drain, commit and leave the group.
 
+    A signal that comes before there is anything to drain ends the start.
+
     Raises:
         ConfigError: settings, models or topics make it impossible to start.
         BusError: no broker answered, or it refuses for good.
@@ -56,7 +58,17 @@ async def run_worker(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     async with open_connection(settings) as connection:
         await check_topics(connection, settings)
-        await Worker(settings, connection).run(stop)
+        worker = Worker(settings, connection)
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(worker.run(stop))
+            watching = group.create_task(_cancel_start(worker, serving, stop))
+            serving.add_done_callback(lambda _: watching.cancel())
+
+
+async def _cancel_start(worker: Worker, serving: asyncio.Task[None], stop: asyncio.Event) -> None:
+    await stop.wait()
+    if not worker.is_serving:
+        serving.cancel()
 
 
 class Worker:
@@ -74,10 +86,16 @@ class Worker:
         self._tasks: dict[Partition, asyncio.Task[None]] = {}
         self._encoders: dict[str, OutcomeEncoder] = {}
         self._state = WorkerState()
+        self._is_serving = False
         self._releasing = asyncio.Lock()
         self._background: asyncio.TaskGroup
         self._offsets: CommittedOffsets
         self._source: Source
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether records are taken in, so that a stop is an orderly one."""
+        return self._is_serving
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set.
@@ -102,6 +120,7 @@ class Worker:
                     log.info(
                         "worker_started", port=port, bootstrap_servers=self._connection.bootstrap_servers
                     )
+                    self._is_serving = True
                     await self._take_in(stop)
                     self._state.is_stopping = True
                     await self._release(list(self._owners))

@@ -10,8 +10,9 @@ import msgpack
 import pytest
 
 from stream_infer.bus.publisher import Publisher
+from stream_infer.web.probe import read_metrics
 from tests.broker.conftest import Broker
-from tests.broker.lanes import CHUNK, Lane, Outcomes, feed, requests, texts, watched
+from tests.broker.lanes import CHUNK, PATIENCE, Lane, Outcomes, feed, requests, texts, watched
 from tests.broker.probes import read_committed
 from tests.broker.service_process import ServiceProcess
 
@@ -84,6 +85,17 @@ async def test_broker_restart(lane: Lane, broker: Broker, broker_kind: str, tmp_
         await outcomes.reach(len(before) + len(after))
 
     assert (await lane.audit()).is_clean
+
+
+async def test_a_worker_that_still_starts_stops_at_once(lane: Lane, tmp_path: Path) -> None:
+    """Its model would load for an hour; nothing was taken in, so nothing is to be drained."""
+    worker = ServiceProcess(lane.settings.replace(":scorer", ":never"), tmp_path)
+    await worker.start()
+    async with asyncio.timeout(PATIENCE):
+        while not await read_metrics(worker.url):  # noqa: ASYNC110 - it is another process
+            await asyncio.sleep(0.05)
+
+    assert 0 == await worker.stop()
 
 
 @pytest.mark.parametrize("mark", ["<raise>", "<memory>", "<die>"])
