@@ -56,6 +56,12 @@ class Record:
         """`topic/partition/offset`: the default id, and how messages name the record."""
         return f"{self.topic}/{self.partition}/{self.offset}"
 
+    @property
+    def size(self) -> int:
+        """The bytes of its key, value and headers."""
+        headers = sum(len(name) + len(value or b"") for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers
+
 
 @dataclass(frozen=True, slots=True)
 class ClassifyBody:

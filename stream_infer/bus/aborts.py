@@ -85,8 +85,9 @@ def current_aborts(aborted: list[Aborted], records: bytes, fetched_from: int, en
         marker = _next_marker(entry, markers)
         if marker is not None and marker.is_abort:
             ended.setdefault(entry, marker.offset)
-    for forgotten in sorted(ended, key=ended.__getitem__)[:-MAX_REMEMBERED]:
-        del ended[forgotten]
+    if len(ended) > MAX_REMEMBERED:
+        for forgotten in sorted(ended, key=ended.__getitem__)[:-MAX_REMEMBERED]:
+            del ended[forgotten]
     return kept
 
 

@@ -32,9 +32,7 @@ def estimate_tokens(record: Record) -> int:
 
     Key and headers count like the value: they take the same memory until the record is published.
     """
-    size = len(record.value or b"") + len(record.key or b"")
-    size += sum(len(name) + len(value or b"") for name, value in record.headers)
-    return size // _BYTES_PER_TOKEN + 1
+    return record.size // _BYTES_PER_TOKEN + 1
 
 
 class Pressure:

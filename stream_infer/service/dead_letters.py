@@ -108,7 +108,7 @@ class Replay:
             self.present[record.partition].append(record.offset)
             entry = to_entry(record)
             if self.selection.takes(entry):
-                self._choose(entry, _size(record))
+                self._choose(entry, record.size)
 
     def refuse_absent(self) -> None:
         """Refuse the places asked for at which the topic holds nothing."""
@@ -327,8 +327,3 @@ def _is_replayed(marks: Mapping[int, Mark], place: Place) -> bool:
 
 def _age(entry: Entry) -> tuple[int, Place]:
     return entry.timestamp_ms, entry.place
-
-
-def _size(record: Record) -> int:
-    headers = sum(len(name) + len(value or b"") for name, value in record.headers)
-    return len(record.key or b"") + len(record.value or b"") + headers

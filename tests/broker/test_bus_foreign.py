@@ -2,10 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
 from typing import Any
 
-import confluent_kafka
 import msgpack
 import pytest
 
@@ -17,43 +15,14 @@ from stream_infer.bus.transactions import TransactionalProducer
 from stream_infer.config import ServiceSettings, StreamSettings
 from stream_infer.schemas import ClassifyBody, DeadLetter, ModelInfo, Partition, Record, Result, Task
 from tests.broker.conftest import MakeTopic
-from tests.broker.probes import PATIENCE, read_committed, read_values
+from tests.broker.foreign import consume, produce
+from tests.broker.probes import read_committed, read_values
 
 INFO = ModelInfo("sentiment", "builtin:sentiment", "r1", "int8", "cpu", 256)
 
 
 def settings(inputs: str, outputs: str, **rest: Any) -> StreamSettings:
     return StreamSettings(task=Task.CLASSIFY, input=inputs, output=outputs, model="sentiment", **rest)
-
-
-def produce(connection: Connection, topic: str, messages: list[dict[str, Any]], **options: str) -> None:
-    producer = confluent_kafka.Producer(
-        {"bootstrap.servers": connection.bootstrap_servers, "partitioner": "murmur2_random", **options}
-    )
-    for message in messages:
-        producer.produce(topic, **message)
-    assert 0 == producer.flush(PATIENCE)
-
-
-@pytest.fixture
-def consumer(connection: Connection, group: str) -> Iterator[confluent_kafka.Consumer]:
-    consumer = confluent_kafka.Consumer(
-        {
-            "bootstrap.servers": connection.bootstrap_servers,
-            "group.id": f"{group}-foreign",
-            "auto.offset.reset": "earliest",
-            "isolation.level": "read_committed",
-        }
-    )
-    yield consumer
-    consumer.close()
-
-
-def consume(consumer: confluent_kafka.Consumer, topic: str, count: int) -> list[Any]:
-    consumer.subscribe([topic])
-    messages = consumer.consume(count, PATIENCE)
-    assert not any(message.error() for message in messages)
-    return messages
 
 
 async def test_foreign_requests_are_understood(connection: Connection, make_topic: MakeTopic) -> None:
@@ -107,7 +76,7 @@ async def test_compressed_requests_are_read(
 
 @pytest.mark.parametrize("form", ["msgpack", "json"])
 async def test_foreign_readers_see_committed_results_only(
-    form: str, connection: Connection, group: str, make_topic: MakeTopic, consumer: confluent_kafka.Consumer
+    form: str, connection: Connection, group: str, make_topic: MakeTopic
 ) -> None:
     inputs, outputs = await make_topic(), await make_topic()
     encoder = ResultEncoder(settings(inputs, outputs, response_format=form), INFO, "classify")
@@ -121,7 +90,7 @@ async def test_foreign_readers_see_committed_results_only(
         finally:
             await producer.close()
 
-    (message,) = await asyncio.to_thread(consume, consumer, outputs, 1)
+    (message,) = await asyncio.to_thread(consume, connection, group, [outputs], 1)
 
     unpack = json.loads if form == "json" else msgpack.unpackb
     assert {"id": "id-1", "label": "positive", "score": 0.5} == unpack(message.value())
@@ -144,7 +113,7 @@ async def test_foreign_readers_see_committed_results_only(
 
 
 async def test_foreign_readers_see_why_a_record_failed(
-    connection: Connection, group: str, make_topic: MakeTopic, consumer: confluent_kafka.Consumer
+    connection: Connection, group: str, make_topic: MakeTopic
 ) -> None:
     inputs, letters = await make_topic(), await make_topic()
     record = Record(inputs, 0, 0, 1_000, b"key", b"\xff\x00", (("own", b"header"), ("empty", None)))
@@ -157,7 +126,7 @@ async def test_foreign_readers_see_why_a_record_failed(
         finally:
             await producer.close()
 
-    (message,) = await asyncio.to_thread(consume, consumer, letters, 1)
+    (message,) = await asyncio.to_thread(consume, connection, group, [letters], 1)
 
     assert (b"key", b"\xff\x00") == (message.key(), message.value())
     headers = dict(message.headers())

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import confluent_kafka
 import msgpack
 import pytest
 
@@ -19,46 +18,21 @@ from stream_infer.client import Client, ClientRequest, RequestFailedError
 from stream_infer.config_loading import load_settings
 from stream_infer.schemas import ClassifyBody, Result
 from stream_infer.web.probe import read_metrics
+from tests.broker.foreign import consume, produce
 from tests.broker.lanes import PATIENCE, Lane, feed, texts, watched
 from tests.broker.service_process import ServiceProcess
 
 
-def produce(servers: str, topic: str, messages: list[dict[str, Any]]) -> None:
-    producer = confluent_kafka.Producer({"bootstrap.servers": servers})
-    for message in messages:
-        producer.produce(topic, **message)
-    assert 0 == producer.flush(PATIENCE)
-
-
-def consume(servers: str, topics: list[str], count: int) -> list[Any]:
-    consumer = confluent_kafka.Consumer(
-        {
-            "bootstrap.servers": servers,
-            "group.id": f"reader-of-{topics[0]}",
-            "isolation.level": "read_committed",
-            "auto.offset.reset": "earliest",
-        }
-    )
-    try:
-        consumer.subscribe(topics)
-        messages = consumer.consume(count, PATIENCE)
-    finally:
-        consumer.close()
-    assert not any(message.error() for message in messages)
-    return messages
-
-
-async def test_a_foreign_client_asks_and_is_answered(lane: Lane, tmp_path: Path) -> None:
+async def test_a_foreign_client_asks_and_is_answered(lane: Lane, group: str, tmp_path: Path) -> None:
     """Msgpack and JSON in, results and a dead letter out, each read once by its id."""
-    servers = lane.connection.bootstrap_servers
     messages: list[dict[str, Any]] = [
         {"key": b"a", "value": msgpack.packb({"text": "even"}), "headers": {"ce_id": "packed"}},
         {"key": b"b", "value": b'{"text": "odd"}', "headers": {"ce_id": "json"}},
         {"key": b"c", "value": b"\xc1", "headers": {"ce_id": "broken"}},
     ]
     async with ServiceProcess(lane.settings, tmp_path):
-        await asyncio.to_thread(produce, servers, lane.input, messages)
-        answers = await asyncio.to_thread(consume, servers, lane.outputs, len(messages))
+        await asyncio.to_thread(produce, lane.connection, lane.input, messages)
+        answers = await asyncio.to_thread(consume, lane.connection, group, lane.outputs, len(messages))
 
     labels = {
         dict(answer.headers())["ce_id"]: msgpack.unpackb(answer.value())["label"]
