@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -22,6 +22,10 @@ from stream_infer.schemas import Record
 
 POLL_MS = 1_000
 """How long one wait for records lasts; records end it at once."""
+
+SETTLE_SECONDS = 5.0
+"""How long open transactions are waited for before what is committed is read without them."""
+SETTLE_PAUSE = 0.01
 
 log = structlog.get_logger(__name__)
 
@@ -89,11 +93,7 @@ class TopicFollower:
                 yield records
 
     async def _begin(self) -> None:
-        targets = [
-            TopicPartition(topic, partition)
-            for topic in self._topics
-            for partition in await self._consumer._client._wait_on_metadata(topic)  # noqa: SLF001 - the public way answers None until asked before
-        ]
+        targets = await _partitions_of(self._consumer, self._topics)
         self._consumer.assign(targets)
         self._ends = await self._consumer.end_offsets(targets)
         begins = self._ends if self._start == "end" else await self._consumer.beginning_offsets(targets)
@@ -131,14 +131,46 @@ async def read_present(
 ) -> None:
     """Hand the committed records that the topics hold now to `take`, and return.
 
+    Transactions that are open are waited for, for a bounded time: Kafka answers a commit before it has
+    marked it on the partitions, and until then what was committed cannot be read.
+
     Raises:
         ConfigError: a topic does not exist.
         BusError: the broker is out of reach or refuses.
     """
+    await require(connection, topics)
+    await _wait_until_settled(connection, topics)
     async with TopicFollower(connection, topics) as follower, asyncio.TaskGroup() as tasks:
         reading = tasks.create_task(_hand_over(follower, take))
         await follower.caught_up.wait()
         reading.cancel()
+
+
+async def _wait_until_settled(connection: Connection, topics: Collection[str]) -> None:
+    """Return once all that the topics hold now is committed or aborted, or after `SETTLE_SECONDS`."""
+    committed = AIOKafkaConsumer(**connection.arguments, isolation_level="read_committed")
+    everything = AIOKafkaConsumer(**connection.arguments)
+    try:
+        async with committed, everything, asyncio.timeout(SETTLE_SECONDS):
+            written = await everything.end_offsets(await _partitions_of(everything, topics))
+            while not _reaches(await committed.end_offsets(written), written):  # noqa: ASYNC110 - a broker sets no event
+                await asyncio.sleep(SETTLE_PAUSE)
+    except TimeoutError:
+        log.warning("transactions_left_open", topics=sorted(topics))
+    except KafkaError as error:
+        raise BusError(f"cannot read {', '.join(sorted(topics))}: {error}") from error
+
+
+async def _partitions_of(consumer: Any, topics: Collection[str]) -> list[TopicPartition]:
+    return [
+        TopicPartition(topic, partition)
+        for topic in sorted(topics)
+        for partition in await consumer._client._wait_on_metadata(topic)  # noqa: SLF001 - the public way answers None until asked before
+    ]
+
+
+def _reaches(ends: Mapping[TopicPartition, int], marks: Mapping[TopicPartition, int]) -> bool:
+    return all(ends[partition] >= mark for partition, mark in marks.items())
 
 
 async def _hand_over(follower: TopicFollower, take: Callable[[list[Record]], None]) -> None:

@@ -10,7 +10,7 @@ from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from stream_infer.bus.batches import OutRecord
 from stream_infer.bus.connection import Connection
-from stream_infer.bus.follower import TopicFollower
+from stream_infer.bus.follower import read_present
 from stream_infer.bus.publisher import Publisher
 from stream_infer.schemas import Partition, Record
 
@@ -47,23 +47,14 @@ async def write_name(connection: Connection, topic: str, name: bytes) -> None:
 async def read_committed(connection: Connection, topic: str) -> list[Record]:
     """Return every committed record that the topic holds now."""
     found: list[Record] = []
-    async with asyncio.timeout(PATIENCE), TopicFollower(connection, [topic]) as follower:
-        caught_up = asyncio.create_task(follower.caught_up.wait())
-        reading = asyncio.create_task(_collect(follower, found))
-        await asyncio.wait({caught_up, reading}, return_when=asyncio.FIRST_COMPLETED)
-        reading.cancel()
-        await asyncio.gather(reading, caught_up, return_exceptions=True)
+    async with asyncio.timeout(PATIENCE):
+        await read_present(connection, [topic], found.extend)
     return found
 
 
 async def read_values(connection: Connection, topic: str) -> list[bytes | None]:
     """Return the values of every committed record that the topic holds now."""
     return [record.value for record in await read_committed(connection, topic)]
-
-
-async def _collect(follower: TopicFollower, found: list[Record]) -> None:
-    async for records in follower:
-        found.extend(records)
 
 
 class Owner:

@@ -3,10 +3,11 @@
 import asyncio
 
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from stream_infer.bus.batches import OutRecord
 from stream_infer.bus.connection import Connection
-from stream_infer.bus.follower import TopicFollower
+from stream_infer.bus.follower import TopicFollower, read_present
 from stream_infer.bus.publisher import Publisher
 from stream_infer.errors import ConfigError, RecordTooLargeError
 from stream_infer.schemas import Record
@@ -130,3 +131,20 @@ async def test_a_publisher_goes_on_after_a_record_too_large(
         await publisher.publish([OutRecord(topic, None, b"small")])
 
     assert [b"small"] == await read_values(connection, topic)
+
+
+async def test_what_is_present_includes_a_commit_that_is_on_its_way(
+    connection: Connection, make_topic: MakeTopic, group: str
+) -> None:
+    """Kafka answers a commit before it can be read: whoever was told of it must find it."""
+    topic = await make_topic()
+    producer = AIOKafkaProducer(**connection.arguments, transactional_id=group)
+    found: list[Record] = []
+    async with asyncio.timeout(PATIENCE), producer, asyncio.TaskGroup() as tasks:
+        await producer.begin_transaction()
+        await producer.send_and_wait(topic, b"committed")
+        reading = tasks.create_task(read_present(connection, [topic], found.extend))
+        await asyncio.wait({reading}, timeout=1.0)
+        await producer.commit_transaction()
+
+    assert [b"committed"] == [record.value for record in found]
