@@ -1,7 +1,7 @@
 """Reading topics from outside: whole ones up to their present ends, and outcomes as they come.
 
-From the service's bus come three hooks on aiokafka, which any reader may use and which know nothing of the
-service: noida-db names aborted transactions that are long over, so that a reader would skip committed
+From the service's bus comes how to make a consumer, which any reader may use and which knows nothing of
+the service: noida-db names aborted transactions that are long over, so that a reader would skip committed
 records of the same producer for ever; it answers idle readers at once; and other clients may write header
 names that are not UTF-8. On Apache Kafka the first two change nothing.
 """
@@ -12,15 +12,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from loadgen.verdict import Source, Span
-from stream_infer.bus.aborts import AbortFilter
-from stream_infer.bus.pacing import pace_empty_fetches
-from stream_infer.bus.tolerance import accept_any_header_name
+from stream_infer.bus.consumer import Isolation, make_consumer
 
 POLL_MS: Final = 500
 STALL_SECONDS: Final = 60.0
@@ -34,11 +32,7 @@ class ReadingError(Exception):
 class TopicReader:
     """Reads the committed records of topics without a group, so that it leaves no trace on the broker."""
 
-    def __init__(
-        self,
-        bootstrap_servers: str,
-        isolation: Literal["read_committed", "read_uncommitted"] = "read_committed",
-    ) -> None:
+    def __init__(self, bootstrap_servers: str, isolation: Isolation = "read_committed") -> None:
         self._bootstrap_servers = bootstrap_servers
         self._isolation = isolation
         self._consumer: Any = None
@@ -49,15 +43,9 @@ class TopicReader:
         Raises:
             ReadingError: it is out of reach.
         """
-        accept_any_header_name()
-        pace_empty_fetches()
-        self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap_servers,
-            isolation_level=self._isolation,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
+        self._consumer = make_consumer(
+            {"bootstrap_servers": self._bootstrap_servers}, isolation=self._isolation
         )
-        AbortFilter(self._consumer)
         try:
             await self._consumer.start()
         except KafkaError as error:

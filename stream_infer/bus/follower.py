@@ -8,14 +8,12 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from stream_infer.bus.aborts import AbortFilter
 from stream_infer.bus.connection import REACH_BACKOFF, Connection
-from stream_infer.bus.pacing import pace_empty_fetches
+from stream_infer.bus.consumer import make_consumer
 from stream_infer.bus.source import to_record
-from stream_infer.bus.tolerance import accept_any_header_name
 from stream_infer.bus.topics import require
 from stream_infer.errors import BusError
 from stream_infer.schemas import Record
@@ -58,17 +56,9 @@ class TopicFollower:
             ConfigError: a topic does not exist.
             BusError: the broker is out of reach or refuses.
         """
-        accept_any_header_name()
-        pace_empty_fetches()
         await require(self._connection, self._topics)
-        self._consumer = AIOKafkaConsumer(
-            **self._connection.arguments,
-            isolation_level="read_committed",
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-        )
+        self._consumer = make_consumer(self._connection.arguments)
         try:
-            AbortFilter(self._consumer)
             await self._consumer.start()
             await self._begin()
         except BaseException as error:
@@ -148,8 +138,8 @@ async def read_present(
 
 async def _wait_until_settled(connection: Connection, topics: Collection[str]) -> None:
     """Return once all that the topics hold now is committed or aborted, or after `SETTLE_SECONDS`."""
-    committed = AIOKafkaConsumer(**connection.arguments, isolation_level="read_committed")
-    everything = AIOKafkaConsumer(**connection.arguments)
+    committed = make_consumer(connection.arguments)
+    everything = make_consumer(connection.arguments, isolation="read_uncommitted")
     try:
         async with committed, everything, asyncio.timeout(SETTLE_SECONDS):
             written = await everything.end_offsets(await _partitions_of(everything, topics))

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import (
     CommitFailedError,
     GroupAuthorizationFailedError,
@@ -20,15 +20,13 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import OffsetAndMetadata
 
-from stream_infer.bus.aborts import AbortFilter
+from stream_infer.bus.assignment import Assignment, RebalanceCallback
 from stream_infer.bus.connection import Connection
-from stream_infer.bus.pacing import pace_empty_fetches
-from stream_infer.bus.tolerance import accept_any_header_name
+from stream_infer.bus.consumer import make_consumer
 from stream_infer.bus.topics import require
 from stream_infer.errors import BusError, PartitionLostError
 from stream_infer.schemas import Partition, Record
 
-RebalanceCallback = Callable[[frozenset[Partition]], Awaitable[None]]
 _OffsetsOf = Callable[[list[TopicPartition]], Awaitable[dict[TopicPartition, int]]]
 
 MAX_POLL_INTERVAL_MS = 600_000
@@ -76,7 +74,7 @@ class Source:
         self._connection = connection
         self._group = group
         self._topics = sorted(topics)
-        self._assignment = _Assignment(on_assigned, on_revoked)
+        self._assignment = Assignment(on_assigned, on_revoked)
         self._on_rewound = on_rewound
         self._consumer: Any = None
         self._failing_since: float | None = None
@@ -88,12 +86,10 @@ class Source:
             ConfigError: a topic does not exist.
             BusError: the broker is out of reach or refuses.
         """
-        accept_any_header_name()
-        pace_empty_fetches()
         await require(self._connection, self._topics)
         settings = self._connection.settings
-        self._consumer = self._assignment.consumer = AIOKafkaConsumer(
-            **self._connection.arguments,
+        self._consumer = self._assignment.consumer = make_consumer(
+            self._connection.arguments,
             group_id=self._group,
             group_instance_id=settings.instance_id,
             session_timeout_ms=settings.session_timeout_ms,
@@ -101,13 +97,9 @@ class Source:
             rebalance_timeout_ms=REBALANCE_TIMEOUT_MS,
             max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
             max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
-            isolation_level="read_committed",
-            enable_auto_commit=False,
-            auto_offset_reset="none",
         )
         self._consumer.subscribe(self._topics, listener=self._assignment)
         try:
-            AbortFilter(self._consumer)
             await self._consumer.start()
         except BaseException as error:
             await self._consumer.stop()
@@ -303,53 +295,6 @@ class Source:
             raise BusError(f"nothing but errors for {PATIENCE:g} s: {error}") from error
         log.warning("fetch_failed", error=str(error))
         await asyncio.sleep(ERROR_BACKOFF)
-
-
-class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka publishes no types
-    """What the group gave to this process, and which of it flows.
-
-    aiokafka only logs an error of a rebalance callback; here it is kept for `check` to raise.
-    """
-
-    def __init__(self, on_assigned: RebalanceCallback, on_revoked: RebalanceCallback) -> None:
-        self.partitions: dict[TopicPartition, Partition] = {}
-        self.flowing: set[TopicPartition] = set()
-        self.rebalances = 0
-        self.consumer: Any = None
-        self.is_revoking = False
-        """Whether the owner is giving its partitions up: none begins to flow any more."""
-        self._on_assigned = on_assigned
-        self._on_revoked = on_revoked
-        self._failure: Exception | None = None
-
-    def check(self) -> None:
-        """Raise the error of a rebalance callback, if there was one."""
-        if self._failure is not None:
-            raise BusError(f"a rebalance failed: {self._failure}") from self._failure
-
-    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
-        """Stop the flow, then let the owner finish: until it returns the partitions are its own."""
-        self.is_revoking = True
-        self.flowing.clear()
-        await self._call(self._on_revoked, revoked)
-        self.partitions.clear()
-
-    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-        """Take the partitions over, none of them flowing yet."""
-        self.rebalances += 1
-        self.consumer.pause(*assigned)
-        self.is_revoking = False
-        self.partitions = {target: Partition(target.topic, target.partition) for target in assigned}
-        await self._call(self._on_assigned, assigned)
-
-    async def _call(self, callback: RebalanceCallback, targets: Collection[TopicPartition]) -> None:
-        partitions = frozenset(self.partitions[target] for target in targets if target in self.partitions)
-        if not partitions:
-            return
-        try:
-            await callback(partitions)
-        except Exception as error:  # noqa: BLE001 - kept, and raised by `check`
-            self._failure = error
 
 
 def to_record(message: Any) -> Record:

@@ -10,16 +10,14 @@ from typing import Any
 
 from faust.transport.drivers import aiokafka as driver
 
-from stream_infer.bus.aborts import AbortFilter
-from stream_infer.bus.pacing import pace_empty_fetches
-from stream_infer.bus.tolerance import accept_any_header_name
+from stream_infer.bus.consumer import harden
 
 
 class _CommittedThread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"  # noqa: SLF001 - Faust has no setting for it
-        AbortFilter(consumer)
+        harden(consumer)
         return consumer
 
 
@@ -32,8 +30,3 @@ class CommittedTransport(driver.Transport):
     """Faust's own way to Kafka, but for what its consumer is given to read."""
 
     Consumer = _CommittedConsumer
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        accept_any_header_name()
-        pace_empty_fetches()

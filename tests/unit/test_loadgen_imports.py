@@ -1,11 +1,13 @@
-"""The load generator stands outside: of the service it takes hooks on aiokafka, and nothing else."""
+"""The load generator stands outside: of the service it takes how consumers are made, and nothing else."""
 
 import ast
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[2] / "loadgen"
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "loadgen"
+CONSUMER = "stream_infer.bus.consumer"
 HOOKS = {"stream_infer.bus.aborts", "stream_infer.bus.pacing", "stream_infer.bus.tolerance"}
 PURE = ("audit", "charts", "latency", "recorder", "schedule", "search")
 
@@ -16,11 +18,20 @@ def imported(path: Path) -> set[str]:
     return named | {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
 
 
+def of_the_service(path: Path) -> set[str]:
+    return {name for name in imported(path) if name.startswith("stream_infer")}
+
+
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.name)
 def test_only_reading_takes_anything_of_the_service(path: Path) -> None:
-    found = {name for name in imported(path) if name.startswith("stream_infer")}
+    assert of_the_service(path) == ({CONSUMER} if path.stem == "reading" else set())
 
-    assert found == (HOOKS if path.stem == "reading" else set())
+
+@pytest.mark.parametrize("name", sorted({CONSUMER, *HOOKS}))
+def test_what_it_takes_knows_nothing_of_the_service(name: str) -> None:
+    path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+
+    assert of_the_service(path) == (HOOKS if name == CONSUMER else set())
 
 
 @pytest.mark.parametrize("name", PURE)
