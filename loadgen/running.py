@@ -13,7 +13,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from loadgen.audit import read_outcome
+from loadgen.outcomes import read_outcome
 from loadgen.producer import Load, Sender, send_events
 from loadgen.reading import ReadingError, TopicReader
 from loadgen.recorder import Recorder

@@ -297,8 +297,9 @@ def dead_letters_replay(
 ) -> None:
     """Put dead letters back on their input topics, each at most once; exit code 1 if some cannot go."""
     from stream_infer.flow.replay import Selection, parse_place
-    from stream_infer.service.dead_letters import prepare_replay, put_back, topic_of
+    from stream_infer.service.dead_letters import prepare_replay, topic_of
     from stream_infer.service.dead_letters_view import replay_lines, report_lines
+    from stream_infer.service.replaying import put_back
 
     configure_logging("warning", as_json=False)
     wanted = frozenset(_parsed(parse_place, place) for place in places or ())

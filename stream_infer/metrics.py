@@ -6,10 +6,9 @@ start, at zero, so the first increase is seen and no event looks one up.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, product
+from itertools import product
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -17,8 +16,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from stream_infer.config import ModelSettings, StreamSettings
-from stream_infer.errors import REASONS, EngineError, LateError
-from stream_infer.schemas import DeadLetter, Outcome, Result
+from stream_infer.counting import Distribution, Labels, ModelMetrics, StreamMetrics
+from stream_infer.errors import REASONS, EngineError
 
 STAGES: Final = ("bus", "queue", "batch", "engine", "publish", "total")
 ENDINGS: Final = ("committed", "aborted", "lost")
@@ -34,34 +33,7 @@ _SECONDS_BUCKETS: Final = _LATENCY_BUCKETS[:-2]
 _ITEM_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _TOKEN_BUCKETS: Final = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
-Labels = tuple[str, ...]
 Read = Callable[[], Mapping[Labels, float]]
-
-
-class Distribution:
-    """How many values fell into each bucket.
-
-    It takes six values for each event, so it does without the lock of the library's histogram and
-    costs a sixth: it is filled and read in the event loop only.
-    """
-
-    __slots__ = ("_bounds", "_counts", "_sum")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count a value; one on a bound belongs below it."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    def add_to(self, family: HistogramMetricFamily, labels: Labels) -> None:
-        """Add the buckets, each with all those below it, as the exposition has them."""
-        names = [*map(str, self._bounds), "+Inf"]
-        buckets = list(zip(names, accumulate(self._counts), strict=True))
-        family.add_metric(labels, buckets, self._sum)
 
 
 class _Latency(Collector):
@@ -181,64 +153,6 @@ class _Reading(Collector):
         for labels, value in {**self._zeros, **self.read()}.items():
             family.add_metric(labels, value)
         yield family
-
-
-@dataclass(frozen=True, slots=True)
-class StreamMetrics:
-    """What is counted of one stream."""
-
-    received: Counter
-    results: Counter
-    late: Counter
-    shed: Counter
-    dead_letters: Mapping[str, Counter]
-    transactions: Mapping[str, Counter]
-    transaction_seconds: Histogram
-    stages: tuple[Distribution, ...]
-    """In the order of `STAGES`."""
-
-    def count_published(self, outcomes: Sequence[Outcome], now: float) -> None:
-        """Count outcomes that were committed at `now`, and where the time of results went."""
-        results = [outcome for outcome in outcomes if isinstance(outcome, Result)]
-        self.results.inc(len(results))
-        self.late.inc(sum(result.late for result in results))
-        for result in results:
-            self._observe(result, now)
-        for outcome in outcomes:
-            if isinstance(outcome, DeadLetter):
-                self._count_dead_letter(outcome)
-
-    def count_commit(self, seconds: float) -> None:
-        """Count a committed transaction and how long it took."""
-        self.transactions["committed"].inc()
-        self.transaction_seconds.observe(seconds)
-
-    def _observe(self, result: Result, now: float) -> None:
-        stages, publish = result.stages, now - result.finished
-        seconds = (stages.bus, stages.queue, stages.batch, stages.engine, publish, stages.total + publish)
-        for distribution, value in zip(self.stages, seconds, strict=True):
-            distribution.observe(value)
-
-    def _count_dead_letter(self, letter: DeadLetter) -> None:
-        self.dead_letters[letter.reason].inc()
-        if letter.reason == LateError.reason:
-            self.shed.inc()
-
-
-@dataclass(frozen=True, slots=True)
-class ModelMetrics:
-    """What is counted of one model's batches."""
-
-    items: Histogram
-    tokens: Histogram
-    seconds: Histogram
-    engine_tokens: Counter
-
-    def count_batch(self, items: int, tokens: int, seconds: float) -> None:
-        """Count a batch that came back with outputs; `tokens` are those of its texts."""
-        self.items.observe(items)
-        self.tokens.observe(tokens)
-        self.seconds.observe(seconds)
 
 
 class Metrics:

@@ -18,7 +18,8 @@ from stream_infer.bus.values import decode_value
 from stream_infer.errors import MalformedRecordError
 from stream_infer.flow.replay import Entry, Place
 from stream_infer.schemas import Record
-from stream_infer.service.dead_letters import Listing, Replay, Report, to_entry
+from stream_infer.service.dead_letters import Listing, Replay, to_entry
+from stream_infer.service.replaying import Report
 
 HEX_BYTES = 256
 """How much is shown of a value that cannot be decoded."""

@@ -12,11 +12,11 @@ import structlog
 from stream_infer.bus.batches import OutRecord
 from stream_infer.bus.offsets import Committed
 from stream_infer.bus.transactions import PartitionProducer
+from stream_infer.counting import StreamMetrics
 from stream_infer.errors import BusError, PartitionLostError, RecordTooLargeError
 from stream_infer.flow.offsets import parse_metadata
 from stream_infer.flow.partition import InputPartition, Publication
 from stream_infer.flow.pressure import Load
-from stream_infer.metrics import StreamMetrics
 from stream_infer.schemas import Ordering, Outcome, Partition, Record
 
 log = structlog.get_logger(__name__)

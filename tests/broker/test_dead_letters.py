@@ -26,8 +26,9 @@ from stream_infer.config_loading import load_settings
 from stream_infer.errors import ConfigError
 from stream_infer.flow.replay import Place, Selection
 from stream_infer.schemas import DeadLetter, Record
-from stream_infer.service import dead_letters
-from stream_infer.service.dead_letters import Report, find, prepare_replay, put_back, read_one
+from stream_infer.service import replaying
+from stream_infer.service.dead_letters import find, prepare_replay, read_one
+from stream_infer.service.replaying import Report, put_back
 from tests.broker.conftest import MakeTopic
 from tests.broker.probes import PATIENCE, read_committed, read_values, write
 
@@ -107,7 +108,7 @@ async def test_originals_come_back_as_they_were_and_where_they_were(desk: Desk) 
 
 
 async def test_each_goes_back_once_over_many_selections(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dead_letters, "MAX_STEP", 2)
+    monkeypatch.setattr(replaying, "MAX_STEP", 2)
     for start in (0, 4):
         await desk.file(*(desk.letter(number, b"%d" % number) for number in range(start, start + 4)))
     place = (await find(desk.settings, desk.topic, Selection(reason="late"), 1)).entries[0].place
@@ -182,7 +183,7 @@ async def test_a_replay_cut_off_anywhere_and_done_again_puts_each_back_once(
     step: str, when: str, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second of three transactions is cut off, as by a kill: nothing more is said to the broker."""
-    monkeypatch.setattr(dead_letters, "MAX_STEP", 2)
+    monkeypatch.setattr(replaying, "MAX_STEP", 2)
     await desk.file(*(desk.letter(number) for number in range(5)))
     await desk.replay(Selection(reason="none of them"))
     reached = asyncio.Event()
@@ -201,11 +202,11 @@ async def test_a_replay_cut_off_anywhere_and_done_again_puts_each_back_once(
 
     with monkeypatch.context() as patch:
         patch.setattr(AIOKafkaProducer, step, hanging)
-        replaying = asyncio.create_task(desk.replay())
+        doomed = asyncio.create_task(desk.replay())
         async with asyncio.timeout(PATIENCE):
             await reached.wait()
-        replaying.cancel()
-        await asyncio.gather(replaying, return_exceptions=True)
+        doomed.cancel()
+        await asyncio.gather(doomed, return_exceptions=True)
     report = await desk.replay()
 
     committed = 4 if (step, when) == ("commit_transaction", "after") else 2
@@ -260,7 +261,7 @@ async def test_the_ledger_is_read_after_the_fence(desk: Desk, monkeypatch: pytes
 
 
 async def test_replays_at_once_put_each_back_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dead_letters, "MAX_STEP", 2)
+    monkeypatch.setattr(replaying, "MAX_STEP", 2)
     await desk.file(*(desk.letter(number) for number in range(9)))
 
     async with asyncio.timeout(PATIENCE):
@@ -278,7 +279,7 @@ async def test_what_went_back_is_remembered_without_the_groups_offsets(
     await desk.file(desk.letter(0))
     await desk.replay()
 
-    monkeypatch.setattr(dead_letters, "GROUP", "a-group-that-never-committed")
+    monkeypatch.setattr(replaying, "GROUP", "a-group-that-never-committed")
 
     assert [] == (await desk.replay()).put_back
     assert numbers(1) == await desk.put_back_values()

@@ -40,8 +40,8 @@ from stream_infer.flow.replay import (
     plan_replay,
 )
 from stream_infer.schemas import DeadLetter, Headers, Record
-from stream_infer.service import dead_letters
-from stream_infer.service.dead_letters import Listing, Replay, Report, _Replayer, to_entry, topic_of
+from stream_infer.service import dead_letters, replaying
+from stream_infer.service.dead_letters import Listing, Replay, to_entry, topic_of
 from stream_infer.service.dead_letters_view import (
     listing_object,
     listing_table,
@@ -50,6 +50,7 @@ from stream_infer.service.dead_letters_view import (
     report_lines,
     whole,
 )
+from stream_infer.service.replaying import Report, _Replayer
 
 TOPIC = "dead-letters"
 INPUT = "requests.classify"
@@ -341,11 +342,11 @@ class FakeProducer:
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dead_letters, "RETRY_PAUSE", 0)
+    monkeypatch.setattr(replaying, "RETRY_PAUSE", 0)
 
 
 async def test_each_transaction_carries_what_the_ledger_says_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dead_letters, "MAX_STEP", 2)
+    monkeypatch.setattr(replaying, "MAX_STEP", 2)
     producer = FakeProducer()
     replay = replay_of(
         *(letter_record(offset, value=b"%d" % offset) for offset in range(3)),
@@ -387,7 +388,7 @@ async def test_a_record_too_large_is_refused_and_stays_replayable() -> None:
 
 
 async def test_a_refusal_repeats_nothing_that_went_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dead_letters, "MAX_STEP", 1)
+    monkeypatch.setattr(replaying, "MAX_STEP", 1)
 
     def refuse(records: Sequence[OutRecord]) -> None:
         if records[0].value == b"large":
@@ -439,11 +440,11 @@ async def test_a_bus_that_goes_on_refusing_ends_the_replay() -> None:
     report = await _Replayer(producer, replay_of(letter_record(0)), 1).run({})
 
     assert ([], "no such luck") == (report.put_back, report.interruption)
-    assert dead_letters.MAX_ATTEMPTS == len(producer.attempts)
+    assert replaying.MAX_ATTEMPTS == len(producer.attempts)
 
 
 async def test_a_fenced_replay_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dead_letters, "MAX_STEP", 1)
+    monkeypatch.setattr(replaying, "MAX_STEP", 1)
     producer = FakeProducer()
 
     def refuse(_records: Sequence[OutRecord]) -> None:

@@ -14,10 +14,11 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream_infer.config import BUILTIN_MODELS, BUILTIN_STREAMS
+from stream_infer.counting import Distribution
 from stream_infer.demo.run import PASSAGES
 from stream_infer.demo.view import LOOK_UPS
 from stream_infer.errors import REASONS, OutcomeError
-from stream_infer.metrics import ENDINGS, HELD, STAGES, TIERS, Distribution, Held, Metrics
+from stream_infer.metrics import ENDINGS, HELD, STAGES, TIERS, Held, Metrics
 from stream_infer.schemas import DeadLetter, Outcome, Record, Result, Stages
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
