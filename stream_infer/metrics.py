@@ -134,6 +134,32 @@ HELD: Final = (
     Held("cache_entries", "Entries in the cache."),
     Held("cache_bytes", "Memory that the cache takes."),
     Held("index_passages", "Passages that can be answered from."),
+    Held(
+        "quality_pairs",
+        "Results with feedback, within the window of quality, that the figures of a model's quality rest on.",
+        ("model",),
+        begins_empty=True,
+    ),
+    Held("quality_accuracy_ratio", "Share of them whose label was right.", ("model",), begins_empty=True),
+    Held("quality_macro_f1_ratio", "Mean of the F1 of their labels.", ("model",), begins_empty=True),
+    Held(
+        "quality_precision_ratio",
+        "Share of them that were right where the model gave this label.",
+        ("model", "label"),
+        begins_empty=True,
+    ),
+    Held(
+        "quality_recall_ratio",
+        "Share of them that got this label where it was the right one.",
+        ("model", "label"),
+        begins_empty=True,
+    ),
+    Held(
+        "quality_f1_ratio",
+        "Harmonic mean of a label's precision and recall.",
+        ("model", "label"),
+        begins_empty=True,
+    ),
 )
 
 

@@ -1,4 +1,4 @@
-"""What a worker learns from other processes: passages to answer from, and outputs others computed."""
+"""What a worker learns from other processes: passages, outputs others computed, and how right they were."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from stream_infer.bus.batches import OutRecord
 from stream_infer.bus.connection import Connection
 from stream_infer.bus.follower import TopicFollower
 from stream_infer.bus.publisher import Publisher
-from stream_infer.errors import BusError
+from stream_infer.errors import BusError, ConfigError
 from stream_infer.retrieval.cache import EmbeddingCache, decode_output, encode_output
 from stream_infer.retrieval.index import PassageIndex
 from stream_infer.retrieval.passages import decode_passage
 from stream_infer.schemas import Output, Record
+from stream_infer.service.quality import QualityBoard
 
 log = structlog.get_logger(__name__)
 
 SHARE_INTERVAL = 0.1
 """Seconds between two writes to the shared cache: many entries in one batch cost little."""
+QUALITY_PAUSE = 60.0
+"""Seconds before a topic of quality that was not there is looked for again."""
 
 
 async def follow_passages(
@@ -59,6 +62,25 @@ async def share_cache(
     ):
         group.create_task(_take_in(follower, cache))
         group.create_task(_give_out(publisher, topic, take_fresh))
+
+
+async def follow_quality(connection: Connection, topic: str, board: QualityBoard) -> None:
+    """Keep the board as the topic says, until cancelled.
+
+    No worker needs the topic: it may come later, or never, and a broker that refuses stops nothing.
+    """
+    known = ""
+    while True:
+        try:
+            async with TopicFollower(connection, [topic]) as follower:
+                async for records in follower:
+                    for record in records:
+                        board.take(record)
+        except (ConfigError, BusError) as error:
+            if str(error) != known:
+                log.info("quality_not_followed", topic=topic, error=str(error))
+            known = str(error)
+        await asyncio.sleep(QUALITY_PAUSE)
 
 
 async def _forward(first: asyncio.Event, second: asyncio.Event) -> None:

@@ -25,9 +25,10 @@ from stream_infer.retrieval.passages import vector_space
 from stream_infer.schemas import DeadLetter, Outcome, Partition, Record, Request, Task
 from stream_infer.service.broker import check_topics, open_connection
 from stream_infer.service.encoding import OutcomeEncoder
-from stream_infer.service.following import follow_passages, share_cache
+from stream_infer.service.following import follow_passages, follow_quality, share_cache
 from stream_infer.service.inference import Inference
 from stream_infer.service.partitions import PartitionOwner
+from stream_infer.service.quality import QualityBoard
 from stream_infer.service.readiness import WorkerState
 from stream_infer.web.server import Readiness, serve_web
 
@@ -138,6 +139,10 @@ class Worker:
                 self._connection, cache.topic, self._inference.cache, self._inference.take_fresh
             )
             tasks.append(start(sharing))
+        if any(stream.task is Task.CLASSIFY for stream in self._settings.streams.values()):
+            board = QualityBoard(self._inference.infos)
+            board.show(self._metrics)
+            tasks.append(start(follow_quality(self._connection, self._settings.side_streams.quality, board)))
         if embedder := self._embedder():
             replayed = asyncio.Event()
             space = vector_space(self._inference.infos[embedder])

@@ -14,6 +14,7 @@ import yaml
 from stream_infer.config import BUILTIN_MODELS, BUILTIN_STREAMS
 from stream_infer.config_loading import load_settings
 from stream_infer.metrics import Metrics
+from tests.unit.quality_records import show_quality
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"
@@ -45,6 +46,7 @@ def exported() -> dict[str, dict[str, set[str]]]:
     metrics = Metrics(BUILTIN_STREAMS, BUILTIN_MODELS)
     metrics.read("model_info", lambda: {("sentiment", "r1", "int8", "cpu"): 1})
     metrics.read("model_agreement_ratio", lambda: {("sentiment",): 0.99})
+    show_quality(metrics)
     found: dict[str, dict[str, set[str]]] = {}
     for family in metrics.registry.collect():
         for sample in family.samples:

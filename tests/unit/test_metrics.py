@@ -20,18 +20,31 @@ from stream_infer.demo.view import LOOK_UPS
 from stream_infer.errors import REASONS, OutcomeError
 from stream_infer.metrics import ENDINGS, HELD, STAGES, TIERS, Held, Metrics
 from stream_infer.schemas import DeadLetter, Outcome, Record, Result, Stages
+from tests.unit.quality_records import LABELS, show_quality
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 BOUNDED = {
     "stream": set(BUILTIN_STREAMS),
     "model": set(BUILTIN_MODELS),
+    "label": set(LABELS),
     "reason": set(REASONS),
     "stage": set(STAGES),
     "outcome": set(ENDINGS),
     "tier": set(TIERS),
 }
-UNITS = {"ratio", "seconds", "bytes", "tokens", "records", "items", "entries", "passages", "partitions"}
+UNITS = {
+    "pairs",
+    "ratio",
+    "seconds",
+    "bytes",
+    "tokens",
+    "records",
+    "items",
+    "entries",
+    "passages",
+    "partitions",
+}
 
 
 @pytest.fixture
@@ -39,6 +52,7 @@ def metrics() -> Metrics:
     made = Metrics(BUILTIN_STREAMS, BUILTIN_MODELS)
     made.read("model_info", lambda: {("sentiment", "r1", "int8", "cpu"): 1})
     made.read("model_agreement_ratio", lambda: {("sentiment",): 0.99})
+    show_quality(made)
     return made
 
 
@@ -82,7 +96,7 @@ def test_readme_describes_every_metric_and_no_other(metrics: Metrics) -> None:
 def test_names_follow_the_conventions(metrics: Metrics) -> None:
     """As promtool would say: units last, reserved suffixes only where they belong, help for each."""
     for family in metrics.registry.collect():
-        assert re.fullmatch(r"stream_infer_[a-z]+(_[a-z]+)*", family.name)
+        assert re.fullmatch(r"stream_infer_[a-z]+(_[a-z]+\d?)*", family.name)
         assert not family.name.endswith(("_total", "_count", "_sum", "_bucket", "_created"))
         assert family.documentation.endswith(".")
         if family.type == "gauge" and family.name not in {"stream_infer_ready", "stream_infer_model_info"}:
