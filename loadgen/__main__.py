@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from loadgen.auditor import audit
+from loadgen.broker import SecurityError
 from loadgen.machine import describe_machine, describe_versions
-from loadgen.options import limits_of, load_of, make_parser, place_of, topics_of, trial_of
+from loadgen.options import broker_of, limits_of, load_of, make_parser, place_of, topics_of, trial_of
 from loadgen.page import render
 from loadgen.producer import Load
 from loadgen.progress import show_progress
@@ -39,14 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         return int(options.command(options))
-    except (ReadingError, ScheduleError, BodiesError, ReportError, OSError) as error:
+    except (ReadingError, ScheduleError, BodiesError, ReportError, SecurityError, OSError) as error:
         print(f"cannot tell: {error}", file=sys.stderr)  # noqa: T201 - the command's output
         return CANNOT_TELL
 
 
 def _audit(options: argparse.Namespace) -> int:
     inputs, outputs = topics_of(options)
-    verdict = asyncio.run(audit(options.bootstrap_servers, inputs, outputs, ordering=options.ordering))
+    verdict = asyncio.run(audit(broker_of(options), inputs, outputs, ordering=options.ordering))
     _keep(options.json, verdict.as_dict())
     print("\n".join(_lines(verdict)))  # noqa: T201 - the command's output
     return verdict.exit_code
@@ -144,7 +145,7 @@ async def _audit_run(carried: Carried, load: Load, place: Place, options: argpar
         return cannot_tell("the run was cut short")
     try:
         return await audit(
-            place.bootstrap_servers,
+            place.broker,
             [load.topic],
             place.outputs,
             since=carried.since,

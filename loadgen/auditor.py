@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from loadgen.audit import Judge
+from loadgen.broker import Broker
 from loadgen.reading import TopicReader
 from loadgen.verdict import Ordering, Source, Span, Verdict
 
@@ -17,7 +18,7 @@ SETTLE_PAUSE: Final = 0.05
 
 
 async def audit(
-    bootstrap_servers: str,
+    broker: Broker,
     inputs: Collection[str],
     outputs: Collection[str],
     *,
@@ -33,8 +34,8 @@ async def audit(
         ReadingError: a topic is missing, or the broker is out of reach or goes away.
     """
     async with (
-        TopicReader(bootstrap_servers) as reader,
-        TopicReader(bootstrap_servers, "read_uncommitted") as everything,
+        TopicReader(broker) as reader,
+        TopicReader(broker, "read_uncommitted") as everything,
     ):
         written = await everything.spans(outputs, since)
         came_out = await _settled(reader, written, since)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from loadgen.broker import Broker
 from loadgen.producer import Load
 from loadgen.recorder import Recorder
 from loadgen.running import Place, carry_out
@@ -38,7 +39,7 @@ async def measure(load: Load, bootstrap_servers: str, outputs: Sequence[str], se
         TimeoutError: outcomes did not all come back.
         ReadingError: the broker cannot be reached or a topic does not exist.
     """
-    place = Place(bootstrap_servers, outputs, patience=PATIENCE_SECONDS)
+    place = Place(Broker(bootstrap_servers), outputs, patience=PATIENCE_SECONDS)
     flood = Profile(Arrivals.CONSTANT, SATURATING_RATE)
     flooded = await _run(replace(load, profile=flood, run=f"{load.run}-flood"), place, seed)
     rate = flooded.outcomes / flooded.last_outcome

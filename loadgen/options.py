@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from loadgen.broker import MECHANISMS, PASSWORD_VARIABLE, PROTOCOLS, Broker, Security, secured
 from loadgen.producer import Load
 from loadgen.running import Place
 from loadgen.schedule import Arrivals, Profile, load_recorded
@@ -93,9 +95,31 @@ def _load_of(options: argparse.Namespace, profile: Profile, count: int, max_seco
 
 
 def place_of(options: argparse.Namespace) -> Place:
-    """Return where the options want the load to go."""
+    """Return where the options want the load to go.
+
+    Raises:
+        SecurityError: they do not say how to reach a secured broker.
+    """
     _, outputs = topics_of(options)
-    return Place(options.bootstrap_servers, outputs, options.producers, options.patience)
+    return Place(broker_of(options), outputs, options.producers, options.patience)
+
+
+def broker_of(options: argparse.Namespace) -> Broker:
+    """Return how the options reach the broker.
+
+    Raises:
+        SecurityError: they do not say how to reach a secured one.
+    """
+    security = Security(
+        options.security_protocol,
+        options.sasl_mechanism,
+        options.sasl_username,
+        options.sasl_password_file,
+        options.ssl_ca_file,
+        options.ssl_cert_file,
+        options.ssl_key_file,
+    )
+    return secured(options.bootstrap_servers, security, os.environ)
 
 
 def _pools_of(options: argparse.Namespace) -> list[Pool]:
@@ -124,7 +148,22 @@ def _add_command(commands: Any, name: str, command: Command, summary: str) -> ar
     add("--output", action="append", metavar="TOPIC", help="default: results.TASK and dead-letters")
     add("--ordering", type=Ordering, choices=list(Ordering), default=Ordering.KEY, help="what audits expect")
     add("--json", type=Path, metavar="FILE", help="write the whole of it there")
+    _add_security(parser)
     return parser
+
+
+def _add_security(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "a secured broker", f"The password is read from {PASSWORD_VARIABLE} or from a file."
+    )
+    add, default = group.add_argument, Security()
+    add("--security-protocol", choices=PROTOCOLS, default=default.protocol)
+    add("--sasl-mechanism", choices=MECHANISMS, default=default.mechanism)
+    add("--sasl-username", metavar="NAME")
+    add("--sasl-password-file", type=Path, metavar="FILE")
+    add("--ssl-ca-file", type=Path, metavar="FILE", help="default: the authorities that the system trusts")
+    add("--ssl-cert-file", type=Path, metavar="FILE", help="a client's own certificate")
+    add("--ssl-key-file", type=Path, metavar="FILE", help="its key, unless the certificate's file has it")
 
 
 def _add_page(commands: Any, name: str, command: Command, files: list[str], summary: str) -> None:

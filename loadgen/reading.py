@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
+from loadgen.broker import Broker
 from loadgen.verdict import Source, Span
 from stream_infer.bus.consumer import Isolation, make_consumer
 
@@ -32,8 +33,8 @@ class ReadingError(Exception):
 class TopicReader:
     """Reads the committed records of topics without a group, so that it leaves no trace on the broker."""
 
-    def __init__(self, bootstrap_servers: str, isolation: Isolation = "read_committed") -> None:
-        self._bootstrap_servers = bootstrap_servers
+    def __init__(self, broker: Broker, isolation: Isolation = "read_committed") -> None:
+        self._broker = broker
         self._isolation = isolation
         self._consumer: Any = None
 
@@ -43,14 +44,12 @@ class TopicReader:
         Raises:
             ReadingError: it is out of reach.
         """
-        self._consumer = make_consumer(
-            {"bootstrap_servers": self._bootstrap_servers}, isolation=self._isolation
-        )
+        self._consumer = make_consumer(self._broker.arguments, isolation=self._isolation)
         try:
             await self._consumer.start()
         except KafkaError as error:
             await _stop(self._consumer)
-            raise ReadingError(f"no broker answers at {self._bootstrap_servers}: {error}") from error
+            raise ReadingError(f"no broker answers at {self._broker.bootstrap_servers}: {error}") from error
         return self
 
     async def __aexit__(

@@ -68,6 +68,7 @@ def describe_settings(load: Load, place: Place, seed: int, warm_up: float) -> di
         "recorded_times": recorded,
         "pools": pools,
         "outputs": sorted(place.outputs),
+        "security_protocol": place.broker.protocol,
         "producers": place.producers,
         "patience_seconds": place.patience,
         "warm_up_seconds": warm_up,

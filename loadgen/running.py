@@ -13,6 +13,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from loadgen.broker import Broker
 from loadgen.outcomes import read_outcome
 from loadgen.producer import Load, Sender, send_events
 from loadgen.reading import ReadingError, TopicReader
@@ -27,7 +28,7 @@ REQUEST_TIMEOUT_MS: Final = 10_000
 class Place:
     """Where a run takes place; it waits up to `patience` seconds for an outcome more."""
 
-    bootstrap_servers: str
+    broker: Broker
     outputs: Collection[str]
     producers: int = 1
     patience: float = 60.0
@@ -64,7 +65,7 @@ async def carry_out(
         ReadingError: the broker cannot be reached or a topic does not exist; nothing was sent.
     """
     control, recorder = control or Control(), Recorder(warm_up)
-    async with TopicReader(place.bootstrap_servers) as reader, _senders(place) as senders:
+    async with TopicReader(place.broker) as reader, _senders(place) as senders:
         spans = await reader.spans({load.topic, *place.outputs})
         outputs = {source: span for source, span in spans.items() if source[0] in place.outputs}
         start = time.monotonic()
@@ -119,16 +120,12 @@ async def _senders(place: Place) -> AsyncIterator[Sequence[Sender]]:
     """Give running producers; not idempotent ones, which never give up on a broker that is gone."""
     async with AsyncExitStack() as stack:
         senders = [
-            AIOKafkaProducer(
-                bootstrap_servers=place.bootstrap_servers,
-                linger_ms=1,
-                request_timeout_ms=REQUEST_TIMEOUT_MS,
-            )
+            AIOKafkaProducer(**place.broker.arguments, linger_ms=1, request_timeout_ms=REQUEST_TIMEOUT_MS)
             for _ in range(place.producers)
         ]
         try:
             for sender in senders:
                 await stack.enter_async_context(sender)
         except KafkaError as error:
-            raise ReadingError(f"no broker answers at {place.bootstrap_servers}: {error}") from error
+            raise ReadingError(f"no broker answers at {place.broker.bootstrap_servers}: {error}") from error
         yield senders

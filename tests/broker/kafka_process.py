@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from stream_infer.bus.embedded import HOST, free_port, guarded
+from tests.broker.kafka_security import SCRAM_USER, SecuredListener
 
 HERE = Path(__file__).parent
 START_SECONDS = 120.0
@@ -24,10 +25,10 @@ _PROPERTIES = """
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@{host}:{controller}
-listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller}
-advertised.listeners=PLAINTEXT://{host}:{port}
+listeners=PLAINTEXT://{host}:{port},SECURED://{host}:{secured},CONTROLLER://{host}:{controller}
+advertised.listeners=PLAINTEXT://{host}:{port},SECURED://{host}:{secured}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SECURED:SASL_SSL
 log.dirs={directory}/log
 auto.create.topics.enable=false
 offsets.topic.replication.factor=1
@@ -51,11 +52,14 @@ class KafkaProcess:
         self._directory = directory
         self._port = free_port()
         self._controller = free_port()
+        self._secured = free_port()
+        self._listener = SecuredListener(directory)
         self._classpath = ""
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Self:
         self._classpath = await asyncio.to_thread(_classpath)
+        await asyncio.to_thread(self._listener.make_certificate, _java("keytool"), HOST)
         await self._format()
         await self.start()
         return self
@@ -69,6 +73,16 @@ class KafkaProcess:
     def bootstrap_servers(self) -> str:
         """Where the broker listens."""
         return f"{HOST}:{self._port}"
+
+    @property
+    def secured_servers(self) -> str:
+        """Where it listens to whoever has a password, over TLS."""
+        return f"{HOST}:{self._secured}"
+
+    @property
+    def ca_file(self) -> Path:
+        """What the clients of `secured_servers` trust."""
+        return self._listener.ca_file
 
     async def start(self) -> None:
         """Start the broker and wait until it accepts connections."""
@@ -100,12 +114,17 @@ class KafkaProcess:
 
     async def _format(self) -> None:
         text = _PROPERTIES.format(
-            host=HOST, port=self._port, controller=self._controller, directory=self._directory
+            host=HOST,
+            port=self._port,
+            secured=self._secured,
+            controller=self._controller,
+            directory=self._directory,
         )
-        self._properties.write_text(text)
+        self._properties.write_text(text + self._listener.properties)
         tool = ("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(self._properties))
         formatting = await asyncio.create_subprocess_exec(
-            *(_java(), *_JAVA, "-cp", self._classpath, *tool), stdout=asyncio.subprocess.DEVNULL
+            *(_java(), *_JAVA, "-cp", self._classpath, *tool, "--add-scram", SCRAM_USER),
+            stdout=asyncio.subprocess.DEVNULL,
         )
         if await formatting.wait():
             raise RuntimeError("Kafka could not format its storage")
@@ -121,9 +140,9 @@ class KafkaProcess:
         return True
 
 
-def _java() -> str:
+def _java(program: str = "java") -> str:
     home = os.environ.get("JAVA_HOME")
-    return str(Path(home, "bin", "java")) if home else _which("java")
+    return str(Path(home, "bin", program)) if home else _which(program)
 
 
 def _which(program: str) -> str:

@@ -13,6 +13,7 @@ from aiokafka.admin import RecordsToDelete
 
 from loadgen.__main__ import main
 from loadgen.auditor import audit
+from loadgen.broker import Broker
 from loadgen.verdict import Kind
 from stream_infer.bus.batches import OutRecord
 from stream_infer.bus.connection import Connection, open_admin
@@ -87,7 +88,7 @@ async def test_drop_repeat_move_and_change_are_told(
     del results[30]
     await publish(connection, results)
 
-    verdict = await audit(connection.bootstrap_servers, [requests[0].topic], [output])
+    verdict = await audit(Broker(connection.bootstrap_servers), [requests[0].topic], [output])
 
     found = {
         kind: [(each.partition, each.offset) for each in verdict.offenders if each.kind is kind]
@@ -110,7 +111,7 @@ async def test_what_was_aborted_is_no_outcome_and_hides_none(
     """A transaction that is open leaves doubt; once it is aborted there is none."""
     output = await make_topic(2)
     producer = await open_transaction(connection, group, Partition(requests[0].topic, 0), output)
-    verdict = await audit(connection.bootstrap_servers, [requests[0].topic], [output])
+    verdict = await audit(Broker(connection.bootstrap_servers), [requests[0].topic], [output])
 
     assert 2 == verdict.exit_code
     assert any("open transaction" in doubt for doubt in verdict.doubts)
@@ -123,7 +124,7 @@ async def test_what_was_aborted_is_no_outcome_and_hides_none(
     await producer.commit_transaction()
     await producer.stop()
 
-    assert (await audit(connection.bootstrap_servers, [requests[0].topic], [output])).is_clean
+    assert (await audit(Broker(connection.bootstrap_servers), [requests[0].topic], [output])).is_clean
 
 
 async def test_a_truncated_input_is_no_clean_one(

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from loadgen.__main__ import main
+from loadgen.broker import Broker
 from loadgen.charts import HEIGHT, WIDTH, Series, draw
 from loadgen.page import render
 from loadgen.producer import Load
@@ -28,7 +29,7 @@ def report(run: str = "first", events: int = 40, **changes: Any) -> Report:
         recorder.receive(f"{run}-{number}", due + 0.2, is_dead_letter=number % 10 == 9)
     recorder.finish(events / 10)
     load = Load("requests.classify", [Pool([{"text": "x"}])], Profile(Arrivals.CONSTANT, 10.0), 40, 60.0, run)
-    settings = describe_settings(load, Place("localhost:9092", ["results.classify"]), 0, 0.0)
+    settings = describe_settings(load, Place(Broker("localhost:9092"), ["results.classify"]), 0, 0.0)
     made = make_report(
         settings,
         Carried(recorder, {}, is_cut_short=False),
