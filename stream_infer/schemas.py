@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -180,9 +181,40 @@ class Stages:
     total: float = 0.0
 
 
+class Wait(NamedTuple):
+    """One time that a record waited for models: when it began, was queued, left in a batch, and ended.
+
+    Monotonic seconds, in this order. Where several batches served it, the last one counts.
+    """
+
+    began: float
+    queued: float
+    left: float
+    ended: float
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRun:
+    """A batch that ran, by its `number` in this process; `error` is the reason if it failed.
+
+    `began` and `ended` are monotonic seconds.
+    """
+
+    number: int
+    model: str
+    items: int
+    tokens: int
+    began: float
+    ended: float
+    error: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A request that came out well; `finished` is in monotonic seconds."""
+    """A request that came out well; `finished` is in monotonic seconds.
+
+    What came from the cache has neither `waits` nor `batches`.
+    """
 
     record: Record
     id: str
@@ -192,11 +224,21 @@ class Result:
     stages: Stages = field(default_factory=Stages)
     late: bool = False
     finished: float = 0.0
+    waits: tuple[Wait, ...] = ()
+    batches: tuple[BatchRun, ...] = ()
+
+    @property
+    def arrived(self) -> float:
+        """When the record was fetched."""
+        return self.finished - (self.stages.total - self.stages.bus)
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A record that could not be processed, and why, in words a person understands."""
+    """A record that could not be processed, and why, in words a person understands.
+
+    `arrived` is in monotonic seconds; None where nobody noted it.
+    """
 
     record: Record
     id: str
@@ -205,6 +247,9 @@ class DeadLetter:
     error: str
     stage: str
     attempts: int = 0
+    arrived: float | None = None
+    waits: tuple[Wait, ...] = ()
+    batches: tuple[BatchRun, ...] = ()
 
 
 Outcome = Result | DeadLetter

@@ -207,7 +207,7 @@ class Lane:
             item.place = Place.RUNNING
         self.served = now
         items = tuple(sorted(filling.items, key=attrgetter("size")))
-        return Batch(self.name, items, filling.tokens, self.cost.predict(filling.tokens))
+        return Batch(self.name, items, filling.tokens, self.cost.predict(filling.tokens), now)
 
     def _next_part(self) -> _Filling:
         """Return the first part; what a shrunken budget does not hold becomes a part of its own."""

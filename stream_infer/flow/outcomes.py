@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stream_infer.errors import INTERNAL, OutcomeError
 from stream_infer.flow.pending import Run
-from stream_infer.schemas import DeadLetter, Record, Result, ResultBody, Stages
+from stream_infer.schemas import BatchRun, DeadLetter, Record, Result, ResultBody, Stages, Wait
 
 _MAX_ERROR_CHARS = 1000
 
@@ -17,8 +17,11 @@ def dead_letter(
     *,
     request_id: str | None = None,
     attempts: int = 0,
+    arrived: float | None = None,
+    waits: tuple[Wait, ...] = (),
+    batches: tuple[BatchRun, ...] = (),
 ) -> DeadLetter:
-    """Return the dead letter of a record; `stage` is decode, admit, prepare, engine or post."""
+    """Return the dead letter of a record; `stage` is decode, admit, prepare, engine, post or publish."""
     return DeadLetter(
         record=record,
         id=record.position if request_id is None else request_id,
@@ -27,6 +30,25 @@ def dead_letter(
         error=_described(error),
         stage=stage,
         attempts=attempts,
+        arrived=arrived,
+        waits=waits,
+        batches=batches,
+    )
+
+
+def given_up(run: Run, error: Exception, stage: str, attempts: int) -> DeadLetter:
+    """Return the dead letter of a run."""
+    request = run.request
+    return dead_letter(
+        request.record,
+        request.stream,
+        error,
+        stage,
+        request_id=request.id,
+        attempts=attempts,
+        arrived=request.arrived,
+        waits=run.waits,
+        batches=run.batches,
     )
 
 
@@ -43,6 +65,8 @@ def result(run: Run, body: ResultBody, now: float) -> Result:
         Stages(bus, run.queue, run.batch, run.engine, bus + now - request.arrived),
         now > request.deadline,
         now,
+        run.waits,
+        run.batches,
     )
 
 

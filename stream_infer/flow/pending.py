@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from stream_infer.schemas import Output, Recipe, Request, Tokens, Work
+from stream_infer.schemas import BatchRun, Output, Recipe, Request, Tokens, Wait, Work
 
 
 class Place(Enum):
@@ -41,6 +41,7 @@ class Run:
 
     __slots__ = (
         "batch",
+        "batches",
         "engine",
         "has_waited",
         "outputs",
@@ -49,6 +50,7 @@ class Run:
         "recipe",
         "request",
         "since",
+        "waits",
         "waits_for",
     )
 
@@ -65,6 +67,13 @@ class Run:
         self.queue = 0.0
         self.batch = 0.0
         self.engine = 0.0
+        self.waits: tuple[Wait, ...] = ()
+        self.batches: tuple[BatchRun, ...] = ()
+
+    def ran_in(self, batch: BatchRun) -> None:
+        """Note a batch that held a piece of it, once however many pieces it held."""
+        if not self.batches or self.batches[-1] is not batch:
+            self.batches += (batch,)
 
 
 class Pending:
@@ -104,13 +113,17 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Pieces of one lane that run together, by length; `tokens` is what the lane's cost counts."""
+    """Pieces of one lane that run together, by length; `tokens` is what the lane's cost counts.
+
+    `left` is when it left its lane, in monotonic seconds.
+    """
 
     lane: str
     items: tuple[Pending, ...]
     tokens: int
     expected: float
     """The predicted seconds."""
+    left: float
 
     @property
     def useful_tokens(self) -> int:

@@ -9,10 +9,11 @@ from typing import Protocol, cast
 from stream_infer.errors import EngineError, LateError, ModelFailedError
 from stream_infer.flow.batcher import Batcher
 from stream_infer.flow.lane import Lane
-from stream_infer.flow.outcomes import dead_letter, result
+from stream_infer.flow.outcomes import given_up, result
 from stream_infer.flow.pending import Batch, Pending, Place, Run, StreamPlan, Unencoded
 from stream_infer.flow.retry import RetryPolicy, halves
 from stream_infer.schemas import (
+    BatchRun,
     Outcome,
     Output,
     Partition,
@@ -20,6 +21,7 @@ from stream_infer.schemas import (
     Record,
     Request,
     Tokens,
+    Wait,
     Work,
 )
 
@@ -81,12 +83,14 @@ class Processor:
         self._runs: dict[tuple[str, int], set[Run]] = {}
         self._outcomes: list[Outcome] = []
         self._fresh: list[tuple[bytes, Output]] = []
+        self._ran = 0
 
     def submit(self, request: Request, recipe: Recipe, now: float) -> None:
         """Start a request; if the cache holds all it needs, its outcome is ready on return."""
         plan = self._streams[request.stream]
         if plan.sheds_late and request.deadline < now:
-            self._give_up(request, LateError("the deadline had passed on arrival"), "admit")
+            error = LateError("the deadline had passed on arrival")
+            self._give_up(Run(request, recipe, plan), error, "admit")
             return
         self._advance(Run(request, recipe, plan), None, now)
 
@@ -123,8 +127,10 @@ class Processor:
             self._cache.put(item.key, output)
             self._keep_fresh(item.key, output)
             self._forget(item)
+        ran = self._note(batch, now)
         for item, output in zip(batch.items, outputs, strict=True):
             for run in list(item.waiters):
+                run.ran_in(ran)
                 self._deliver(run, item, output, now, took)
 
     def batch_failed(self, batch: Batch, error: EngineError, now: float) -> None:
@@ -132,8 +138,11 @@ class Processor:
         self.failures_in_a_row += 1
         self.failures[batch.lane, error.reason] += 1
         lane = self.batcher.lanes[batch.lane]
+        ran = self._note(batch, now, error.reason)
         for item in batch.items:
             item.failures += 1
+            for run in item.waiters:
+                run.ran_in(ran)
         if len(batch.items) == 1:
             self._judge(lane, batch.items[0], error, now)
             return
@@ -195,7 +204,7 @@ class Processor:
         except StopIteration as end:
             self._outcomes.append(result(run, end.value, now))
         except Exception as error:  # noqa: BLE001 - a fault in a recipe must not take its neighbours down
-            self._give_up(run.request, error, stage)
+            self._give_up(run, error, stage)
         if run.has_waited:
             self._untrack(run)
 
@@ -247,6 +256,7 @@ class Processor:
         run.engine += engine
         run.queue += queue
         run.batch += elapsed - engine - queue
+        run.waits += (Wait(run.since, run.since + queue, now - engine, now),)
         self._advance(run, cast("list[Output]", run.outputs), now)
 
     def _judge(self, lane: Lane, item: Pending, error: EngineError, now: float) -> None:
@@ -262,13 +272,15 @@ class Processor:
         for run in runs:
             self._leave(run)
             self._untrack(run)
-            self._give_up(run.request, error, stage, item.failures)
+            self._give_up(run, error, stage, item.failures)
 
-    def _give_up(self, request: Request, error: Exception, stage: str, attempts: int = 0) -> None:
-        letter = dead_letter(
-            request.record, request.stream, error, stage, request_id=request.id, attempts=attempts
-        )
-        self._outcomes.append(letter)
+    def _give_up(self, run: Run, error: Exception, stage: str, attempts: int = 0) -> None:
+        self._outcomes.append(given_up(run, error, stage, attempts))
+
+    def _note(self, batch: Batch, now: float, error: str | None = None) -> BatchRun:
+        """Return what is told of a batch that ended; its records carry it on."""
+        self._ran += 1
+        return BatchRun(self._ran, batch.lane, len(batch.items), batch.tokens, batch.left, now, error)
 
     def _leave(self, run: Run) -> None:
         """Stop waiting; pieces that nobody waits for any more are forgotten unless they are running."""

@@ -36,5 +36,14 @@ class OutcomeEncoder:
         return self._refused(outcome, error)
 
     def _refused(self, outcome: Result, error: Exception) -> tuple[Outcome, OutRecord]:
-        letter = dead_letter(outcome.record, self._name, error, "publish", request_id=outcome.id)
+        letter = dead_letter(
+            outcome.record,
+            self._name,
+            error,
+            "publish",
+            request_id=outcome.id,
+            arrived=outcome.arrived,
+            waits=outcome.waits,
+            batches=outcome.batches,
+        )
         return letter, encode_dead_letter(letter, self._dead_letters)

@@ -25,6 +25,7 @@ from stream_infer.flow.processor import Processor
 from stream_infer.flow.retry import RetryPolicy
 from stream_infer.schemas import (
     AnswerBody,
+    BatchRun,
     ClassifyBody,
     DeadLetter,
     Outcome,
@@ -36,6 +37,7 @@ from stream_infer.schemas import (
     Result,
     Stages,
     Tokens,
+    Wait,
     Work,
 )
 
@@ -207,6 +209,58 @@ def test_who_joins_running_work_waits_for_the_engine_alone() -> None:
     assert isinstance(second, Result)
     assert Stages(bus=0.0, queue=0.25, batch=0.25, engine=0.5, total=1.0) == first.stages
     assert Stages(bus=0.0, queue=0.0, batch=0.0, engine=0.25, total=0.25) == second.stages
+
+
+def test_an_outcome_names_each_wait_and_each_batch_it_ran_in() -> None:
+    def recipe() -> Recipe:
+        first = yield (Work("m", "a"), Work("m", "b"))
+        yield (Work("n", "c"),)
+        return {"text": first[0].text}
+
+    processor = make_processor()
+    processor.submit(request(), recipe(), 0.0)
+    encode(processor, 0.25)
+    batch = processor.next_batch(0.5, idle=True)
+    assert batch is not None
+    processor.batch_done(batch, outputs_of(batch), 1.0, 0.5)
+    encode(processor, 1.25)
+    last = processor.next_batch(1.5, idle=True)
+    assert last is not None
+    processor.batch_done(last, outputs_of(last), 2.0, 0.5)
+
+    (result,) = processor.take_outcomes()
+    assert (Wait(0.0, 0.25, 0.5, 1.0), Wait(1.0, 1.25, 1.5, 2.0)) == result.waits
+    assert (BatchRun(1, "m", 2, 2, 0.5, 1.0), BatchRun(2, "n", 1, 1, 1.5, 2.0)) == result.batches
+    assert 0.0 == result.arrived
+
+
+def test_what_ran_together_names_the_same_batch_and_a_hit_names_none() -> None:
+    processor = make_processor()
+    for offset, text in enumerate(["one", "two", "one"]):
+        processor.submit(request(offset), shout(text), 0.0)
+    together = settle(processor)
+    processor.submit(request(9), shout("one"), 1.0)
+    (hit,) = processor.take_outcomes()
+
+    assert [(1,)] * 3 == [tuple(batch.number for batch in outcome.batches) for outcome in together]
+    assert ((), ()) == (hit.waits, hit.batches)
+
+
+def test_a_dead_letter_names_the_failed_batches_that_led_to_it() -> None:
+    processor = make_processor()
+    for offset in range(4):
+        processor.submit(request(offset), shout(f"text {offset}"), 0.0)
+    outcomes = settle(processor, fails_on(["text 0"], ModelFailedError))
+
+    letter = next(outcome for outcome in outcomes if isinstance(outcome, DeadLetter))
+    assert [4, 2, 1] == [batch.items for batch in letter.batches][:3]
+    assert {"model_failed"} == {batch.error for batch in letter.batches}
+    assert letter.attempts == len(letter.batches)
+    survivor = next(outcome for outcome in outcomes if outcome.record.offset == 1)
+    assert (["model_failed"] * 2, None) == (
+        [batch.error for batch in survivor.batches[:-1]],
+        survivor.batches[-1].error,
+    )
 
 
 def test_time_on_the_bus_follows_from_the_deadline() -> None:
