@@ -124,6 +124,9 @@ def send(
     collection: Annotated[str | None, typer.Option(help="Only answer: the collection of passages.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Only answer: how many passages to read.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the result.")] = 30.0,
+    traceparent: Annotated[
+        str, typer.Option(envvar="TRACEPARENT", help="The trace that this belongs to (W3C).")
+    ] = "",
 ) -> None:
     """Send one event through the bus and print its result as JSON."""
     from stream_infer.service.commands import send_one
@@ -136,7 +139,10 @@ def send(
         Task.ANSWER: AnswerBody(words, context, collection, top_k),
     }
     with _faults_reported():
-        result = asyncio.run(send_one(load_settings(config), bodies[task], key=key, timeout=timeout))
+        sending = send_one(
+            load_settings(config), bodies[task], key=key, timeout=timeout, traceparent=traceparent
+        )
+        result = asyncio.run(sending)
         typer.echo(json.dumps(result, ensure_ascii=False, indent=2))
 
 

@@ -35,6 +35,7 @@ from stream_infer.schemas import (
     Task,
     TranslateBody,
 )
+from stream_infer.tracing.current import current_traceparent
 
 DEFAULT_TIMEOUT = 30.0
 MAX_UNSENT = 1_000
@@ -65,11 +66,16 @@ def _new_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class ClientRequest:
-    """What to ask; results of one key keep the order of their requests."""
+    """What to ask; results of one key keep the order of their requests.
+
+    `traceparent` names the span that asks (W3C Trace Context); without one it is OpenTelemetry's
+    current span, if there is any.
+    """
 
     body: Body
     key: bytes | None = None
     id: str = field(default_factory=_new_id)
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +262,10 @@ class Client:
             raise ConfigError(f"no stream does {task}")
         if request.id in self._pending:
             raise ValueError(f"request {request.id} is under way already")
-        record = encode_request(request.body, stream.input, request.id, key=request.key)
+        traceparent = request.traceparent or current_traceparent()
+        record = encode_request(
+            request.body, stream.input, request.id, key=request.key, traceparent=traceparent
+        )
         size = len(record.value or b"") + len(record.key or b"")
         if size > MAX_REQUEST_BYTES:
             raise TooLargeError(f"request {request.id}: {size} bytes, the limit is {MAX_REQUEST_BYTES}")

@@ -11,7 +11,14 @@ from stream_infer.schemas import Body, ResultBody
 from stream_infer.service.broker import REACH_SECONDS
 
 
-async def send_one(settings: Settings, body: Body, *, key: str | None, timeout: float) -> ResultBody:  # noqa: ASYNC109 - named in the error
+async def send_one(
+    settings: Settings,
+    body: Body,
+    *,
+    key: str | None,
+    timeout: float,  # noqa: ASYNC109 - named in the error
+    traceparent: str = "",
+) -> ResultBody:
     """Return the result of one request to a running service, with its id.
 
     Raises:
@@ -20,7 +27,7 @@ async def send_one(settings: Settings, body: Body, *, key: str | None, timeout: 
     """
     refuse_embedded(settings)
     await wait_until_reachable(connect(settings.kafka), REACH_SECONDS)
-    request = ClientRequest(body, key.encode() if key is not None else None)
+    request = ClientRequest(body, key.encode() if key is not None else None, traceparent=traceparent)
     async with Client(settings=settings.kafka, streams=settings.streams) as client:
         result = await client.ask(request, timeout=timeout)
     return {"id": result.id, **result.body}

@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "bus": {"config", "schemas", "errors", "text"},
     "web": {"config", "errors"},
     "top": {"web", "errors"},
-    "client": {"bus", "config", "schemas", "errors"},
+    "tracing": {"schemas"},
+    "client": {"bus", "config", "schemas", "errors", "tracing.current"},
     "evaluation": {"errors", "schemas"},
     "training": {"engine", "errors", "text"},
 }
@@ -40,6 +41,7 @@ HOMES = {
     "faiss": {"retrieval"},
     "typer": {"cli"},
     "aiohttp": {"web"},
+    "opentelemetry": {"tracing"},
 }
 
 
