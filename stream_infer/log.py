@@ -12,7 +12,7 @@ LIBRARY_LEVEL = logging.WARNING
 """Libraries below us speak only when something is wrong: aiokafka's informational lines name group
 coordinators and metadata that say nothing to an operator."""
 
-_QUIET = ("aiokafka",)
+_QUIET = ("aiokafka", "opentelemetry")
 """Libraries that repeat every failed connection; what becomes of it is raised, and logged by us."""
 
 

@@ -160,6 +160,7 @@ HELD: Final = (
         ("model", "label"),
         begins_empty=True,
     ),
+    Held("trace_spans_dropped", "Spans that did not reach the receiver of traces.", is_counter=True),
 )
 
 

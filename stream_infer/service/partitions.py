@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from time import monotonic
+from time import monotonic, time_ns
 from typing import Protocol
 
 import structlog
@@ -18,6 +18,7 @@ from stream_infer.flow.offsets import parse_metadata
 from stream_infer.flow.partition import InputPartition, Publication
 from stream_infer.flow.pressure import Load
 from stream_infer.schemas import Ordering, Outcome, Partition, Record
+from stream_infer.tracing.tracer import PublicationTrace, Tracer
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +62,7 @@ class PartitionOwner:
         *,
         begin: Callable[[Partition, int | None], Awaitable[None]],
         drop: Callable[[Partition], None],
+        tracer: Tracer | None = None,
     ) -> None:
         self.partition = partition
         self.committed = 0
@@ -71,6 +73,7 @@ class PartitionOwner:
         self._metrics = metrics
         self._begin = begin
         self._drop = drop
+        self._tracer = tracer
         self._state: InputPartition | None = None
         self._rewound_to: int | None = None
         self._changed = asyncio.Event()
@@ -172,6 +175,7 @@ class PartitionOwner:
         encoded = [self._encoder.encode(outcome) for outcome in publication.outcomes]
         outcomes = [outcome for outcome, _ in encoded]
         records = [record for _, record in encoded]
+        trace = self._trace(outcomes, records)
         while True:
             try:
                 await self._transact(records, publication)
@@ -179,6 +183,8 @@ class PartitionOwner:
             except RecordTooLargeError as error:
                 place = error.index
                 outcomes[place], records[place] = self._encoder.shrink(outcomes[place], error)
+                if trace:
+                    trace.stamp(place, outcomes[place], records[place].headers, monotonic())
             except PartitionLostError:
                 raise
             except BusError as error:
@@ -186,7 +192,19 @@ class PartitionOwner:
                 await asyncio.sleep(RETRY_PAUSE)
         state.published(publication)
         self.committed += len(outcomes)
-        self._metrics.count_published(outcomes, monotonic())
+        now = monotonic()
+        self._metrics.count_published(outcomes, now)
+        if trace:
+            trace.committed(outcomes, now, time_ns())
+
+    def _trace(self, outcomes: Sequence[Outcome], records: Sequence[OutRecord]) -> PublicationTrace | None:
+        """Let the records that go out carry the traces on that their inputs belong to."""
+        if self._tracer is None:
+            return None
+        trace, now = PublicationTrace(self._tracer), monotonic()
+        for place, (outcome, record) in enumerate(zip(outcomes, records, strict=True)):
+            trace.stamp(place, outcome, record.headers, now)
+        return trace
 
     async def _transact(self, records: Sequence[OutRecord], publication: Publication) -> None:
         """Run one transaction, and count how it ended."""

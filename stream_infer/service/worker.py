@@ -30,6 +30,7 @@ from stream_infer.service.inference import Inference
 from stream_infer.service.partitions import PartitionOwner
 from stream_infer.service.quality import QualityBoard
 from stream_infer.service.readiness import WorkerState
+from stream_infer.service.tracing import Tracing, open_tracing
 from stream_infer.web.server import Readiness, serve_web
 
 log = structlog.get_logger(__name__)
@@ -57,9 +58,9 @@ async def run_worker(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with open_connection(settings) as connection:
+    async with open_tracing(settings) as tracing, open_connection(settings) as connection:
         await check_topics(connection, settings)
-        worker = Worker(settings, connection)
+        worker = Worker(settings, connection, tracing)
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(worker.run(stop))
             watching = group.create_task(_cancel_start(worker, serving, stop))
@@ -75,8 +76,9 @@ async def _cancel_start(worker: Worker, serving: asyncio.Task[None], stop: async
 class Worker:
     """Owns the parts of one worker and carries records between them."""
 
-    def __init__(self, settings: Settings, connection: Connection) -> None:
+    def __init__(self, settings: Settings, connection: Connection, tracing: Tracing | None = None) -> None:
         self._settings = settings
+        self._tracing = tracing or Tracing()
         self._connection = connection
         self._metrics = Metrics(settings.streams, settings.used_models)
         self._index = PassageIndex()
@@ -206,7 +208,7 @@ class Worker:
         try:
             return decode_request(record, name, stream, self._settings.service, now=now, wall_ms=wall_ms)
         except Exception as error:  # noqa: BLE001 - the edge of the loop: one record must not stop the others
-            return dead_letter(record, name, error, "decode", request_id=record_id(record))
+            return dead_letter(record, name, error, "decode", request_id=record_id(record), arrived=now)
 
     def _deliver(self, outcomes: Sequence[Outcome]) -> None:
         """Hand outcomes to the owners of their partitions; those of a lost partition have none."""
@@ -284,6 +286,7 @@ class Worker:
             self._metrics.streams[name],
             begin=self._source.begin,
             drop=self._inference.drop,
+            tracer=self._tracing.tracer,
         )
 
     def _make_producer(self, partition: Partition, stream: StreamSettings) -> PartitionProducer:
@@ -308,6 +311,7 @@ class Worker:
         """Let the metrics read what this worker's partitions hold."""
         metrics = self._metrics
         metrics.read_one("rebalances", lambda: self._source.rebalances)
+        metrics.read_one("trace_spans_dropped", self._tracing.dropped)
         metrics.read("assigned_partitions", lambda: self._by_stream(len))
         metrics.read("in_flight_records", lambda: self._by_stream(_records_of))
         metrics.read("buffered_tokens", lambda: self._by_stream(_tokens_of))

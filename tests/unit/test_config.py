@@ -185,3 +185,14 @@ def test_answers_share_one_embedder(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="one model must embed for all: encoder, sentiment"):
         load_settings(path)
+
+
+def test_traces_are_off_unless_asked_for_and_headers_stay_out_of_the_file(tmp_path: Path) -> None:
+    assert not load_settings().traces.enabled
+    path = settings_file(
+        tmp_path, '[traces]\nendpoint = "collector:4317"\nsample_ratio = 1.5\nheaders = "authorization=x"\n'
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_settings(path)
+    for key in ("traces.endpoint", "traces.sample_ratio", "traces.headers"):
+        assert f"{key}:" in str(caught.value)

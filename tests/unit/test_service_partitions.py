@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from random import Random
 
 import pytest
 
@@ -14,6 +15,9 @@ from stream_infer.metrics import Metrics
 from stream_infer.schemas import DeadLetter, Ordering, Outcome, Partition, Record, Result
 from stream_infer.service import partitions
 from stream_infer.service.partitions import PartitionOwner
+from stream_infer.tracing.sampling import Sampler, SamplingPolicy
+from stream_infer.tracing.spans import Span
+from stream_infer.tracing.tracer import Tracer
 
 PARTITION = Partition("requests.classify", 0)
 
@@ -23,6 +27,7 @@ class ScriptedProducer:
 
     def __init__(self, errors: Sequence[Exception]) -> None:
         self._errors = list(errors)
+        self.written: list[list[tuple[str, bytes | None]]] = []
 
     async def open(self) -> Committed:
         """Begin at the start."""
@@ -30,6 +35,7 @@ class ScriptedProducer:
 
     async def publish(self, records: Sequence[OutRecord], offset: int, metadata: str) -> None:  # noqa: ARG002 - the protocol's
         """Raise the next error, if one is left."""
+        self.written += [list(record.headers) for record in records]
         if self._errors:
             raise self._errors.pop(0)
 
@@ -55,7 +61,12 @@ def record(offset: int) -> Record:
 
 
 @asynccontextmanager
-async def owning(metrics: Metrics, errors: Sequence[Exception]) -> AsyncIterator[PartitionOwner]:
+async def owning(
+    metrics: Metrics,
+    errors: Sequence[Exception],
+    tracer: Tracer | None = None,
+    producer: ScriptedProducer | None = None,
+) -> AsyncIterator[PartitionOwner]:
     """Yield an owner whose partition is open."""
     opened = asyncio.Event()
 
@@ -65,11 +76,12 @@ async def owning(metrics: Metrics, errors: Sequence[Exception]) -> AsyncIterator
     owner = PartitionOwner(
         PARTITION,
         Ordering.NONE,
-        ScriptedProducer(errors),
+        producer or ScriptedProducer(errors),
         BareEncoder(),
         metrics.streams["classify"],
         begin=begin,
         drop=lambda _partition: None,
+        tracer=tracer,
     )
     running = asyncio.create_task(owner.run())
     await opened.wait()
@@ -131,3 +143,34 @@ async def test_a_lost_partition_commits_nothing_and_says_so(metrics: Metrics) ->
     assert 1.0 == count(metrics, "transactions_total", outcome="lost")
     assert 0.0 == count(metrics, "transactions_total", outcome="committed")
     assert 0.0 == count(metrics, "results_total")
+
+
+@pytest.mark.parametrize("error", [BusError("refused"), RecordTooLargeError("too large", 0)])
+async def test_what_is_published_again_keeps_its_span(metrics: Metrics, error: BusError) -> None:
+    """The header that went out with the failed try is the one that readers see in the end."""
+    spans: list[Span] = []
+    producer = ScriptedProducer([error])
+    tracer = Tracer(
+        Sampler(SamplingPolicy(1.0)),
+        spans.extend,
+        Random(1).getrandbits,
+        group="g",
+        precisions={},
+    )
+    async with owning(metrics, [], tracer, producer) as owner:
+        await publish_one(owner)
+
+    headers = [dict(headers)["traceparent"] for headers in producer.written]
+    consumed = [span for span in spans if span.consumes]
+    assert [consumed[0].context.traceparent] * 2 == headers
+    assert 1 == len(consumed)
+
+
+async def test_of_a_lost_partition_nothing_is_told(metrics: Metrics) -> None:
+    spans: list[Span] = []
+    tracer = Tracer(
+        Sampler(SamplingPolicy(1.0)), spans.extend, Random(1).getrandbits, group="g", precisions={}
+    )
+    async with owning(metrics, [PartitionLostError("fenced")], tracer) as owner:
+        await publish_one(owner)
+    assert [] == spans
