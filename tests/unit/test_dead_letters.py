@@ -154,7 +154,7 @@ class ReplaysOfOnePartition(RuleBasedStateMachine):
 
 
 TestReplaysOfOnePartition = pytest.mark.slow(ReplaysOfOnePartition.TestCase)
-TestReplaysOfOnePartition.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestReplaysOfOnePartition.settings = settings(max_examples=60, stateful_step_count=25)
 
 
 def test_steps_are_bounded_and_in_order() -> None:
@@ -171,7 +171,6 @@ def test_scattered_dead_letters_cost_no_memory_once_all_went() -> None:
     assert Mark(2_999) == step.mark
 
 
-@settings(deadline=None)
 @given(position=st.integers(0, 1 << 50), lengths=st.lists(st.integers(1, 50), max_size=20))
 def test_decode_inverts_encode(position: int, lengths: list[int]) -> None:
     runs, cursor = [], position

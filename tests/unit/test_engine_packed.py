@@ -103,7 +103,7 @@ def embed() -> Embedder:
     return Embedder(model)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(order=st.permutations(range(len(LENGTHS))), size=st.integers(1, len(LENGTHS)))
 def test_no_neighbour_changes_an_embedding(embed: Embedder, order: Sequence[int], size: int) -> None:
     """With 8-bit layers a text's embedding has equal bits in any batch and any order."""

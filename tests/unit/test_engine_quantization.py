@@ -62,7 +62,7 @@ def test_a_layer_stays_close_to_full_precision() -> None:
     assert error < 0.02
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 40), st.integers(0, 39))
 @torch.inference_mode()
 def test_a_row_does_not_depend_on_the_rows_beside_it(rows: int, chosen: int) -> None:

@@ -5,7 +5,7 @@ import socket
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -38,7 +38,6 @@ def through_the_wire(message: dict[str, object]) -> dict[str, object]:
     return received
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(IDS, st.booleans(), st.text(max_size=5)), min_size=1, max_size=5))
 def test_batches_arrive_as_they_were_sent(items: list[tuple[list[int], bool, str]]) -> None:
     """Ids, marks of truncation and options keep their items."""

@@ -131,7 +131,7 @@ ARRIVALS = st.lists(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(arrivals=ARRIVALS)
 def test_waiting_never_makes_a_batch_late(arrivals: list[tuple[str, int, float, float]]) -> None:
     """On an engine that is never idle, asked only when told to: who waits still leaves in time.
@@ -157,7 +157,7 @@ def test_waiting_never_makes_a_batch_late(arrivals: list[tuple[str, int, float, 
     assert all(each.is_empty for each in lanes.values())
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(arrivals=ARRIVALS)
 def test_an_idle_engine_never_waits_and_everything_runs(
     arrivals: list[tuple[str, int, float, float]],

@@ -10,7 +10,7 @@ from stream_infer.schemas import Work
 STEPS = st.lists(st.tuples(st.sampled_from(["add", "remove", "pop", "take"]), st.integers(0, 5)), max_size=40)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(steps=STEPS)
 def test_it_is_a_sorted_list(steps: list[tuple[str, int]]) -> None:
     queue = DeadlineQueue()

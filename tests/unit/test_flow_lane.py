@@ -176,7 +176,7 @@ def test_a_piece_at_rest_runs_alone_and_not_before_its_time() -> None:
 PIECES = st.lists(st.tuples(st.integers(1, 150), st.floats(-1, 5)), max_size=60)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pieces=PIECES, padded=st.booleans(), shrinks=st.integers(0, 3), now=st.floats(-2, 6))
 def test_no_limit_is_exceeded_and_every_piece_leaves_once(
     pieces: list[tuple[int, float]],
@@ -201,7 +201,7 @@ def test_no_limit_is_exceeded_and_every_piece_leaves_once(
     assert (0, 0) == (lane.items, lane.tokens)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pieces=st.lists(st.tuples(st.integers(1, 150), st.floats(0, 5)), min_size=1, max_size=60))
 def test_without_a_backlog_nobody_is_late_for_company(pieces: list[tuple[int, float]]) -> None:
     """The most urgent piece that would be on time alone is on time in its batch."""

@@ -126,7 +126,7 @@ def test_metadata_that_was_cut_short_is_refused(finished: set[int], cut: int) ->
         parse_metadata(0, text[:-cut])
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 1 << 30), count=st.sampled_from([900, 5_000, 40_000]))
 def test_metadata_never_exceeds_its_limit(seed: int, count: int) -> None:
     """Finishing at random what fits fills the metadata, never beyond; the first offset always fits."""
@@ -221,4 +221,4 @@ class CrashingConsumer(RuleBasedStateMachine):
 
 
 TestCrashingConsumer = pytest.mark.slow(CrashingConsumer.TestCase)
-TestCrashingConsumer.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestCrashingConsumer.settings = settings(max_examples=40, stateful_step_count=40)

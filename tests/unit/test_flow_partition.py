@@ -204,4 +204,4 @@ class Owner(RuleBasedStateMachine):
 
 
 TestOwner = pytest.mark.slow(Owner.TestCase)
-TestOwner.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestOwner.settings = settings(max_examples=40, stateful_step_count=40)

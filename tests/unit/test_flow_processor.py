@@ -298,7 +298,7 @@ def test_one_of_64_is_poison(error: type[EngineError]) -> None:
     assert letter.attempts >= (3 if error.retriable else 1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     poison=st.sets(st.integers(0, 79), max_size=8),
     error=st.sampled_from(FAILURES),
@@ -718,4 +718,4 @@ class Service(RuleBasedStateMachine):
 
 
 TestService = pytest.mark.slow(Service.TestCase)
-TestService.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
+TestService.settings = settings(max_examples=50, stateful_step_count=40)

@@ -84,7 +84,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_marian_file(tmp_path / "gone.bin")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_no_bytes_make_the_reader_fail_otherwise(tmp_path: Path, data: st.DataObject) -> None:
     """Whatever is cut off or changed, the file is read or refused."""
