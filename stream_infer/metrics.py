@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
@@ -107,6 +107,10 @@ HELD: Final = (
         is_counter=True,
     ),
     Held(
+        "replica_resident_bytes",
+        "Resident memory of the processes that run batches; process_resident_memory_bytes has none of it.",
+    ),
+    Held(
         "replica_restarts", "Replicas that died, or hung and were killed, and were replaced.", is_counter=True
     ),
     Held(
@@ -183,7 +187,7 @@ class _Reading(Collector):
 
 
 class Metrics:
-    """Every metric of one worker, on a registry of its own.
+    """Every metric of one worker and its process, on a registry of its own.
 
     `streams` and `models` count as events and batches pass; what other parts hold is fetched from
     where `read` says.
@@ -191,6 +195,7 @@ class Metrics:
 
     def __init__(self, streams: Mapping[str, StreamSettings], models: Mapping[str, ModelSettings]) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         values = {"stream": sorted(streams), "model": sorted(models), "reason": _FAILURES, "tier": TIERS}
         self._readings = {held.name: _Reading(held, _children(held, values)) for held in HELD}
         for reading in self._readings.values():

@@ -15,6 +15,7 @@ from asyncio import StreamReader, StreamWriter
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Self
 
 from stream_infer.engine.specs import ModelSpec
@@ -128,6 +129,15 @@ class ChildProcess:
     def is_alive(self) -> bool:
         """Whether the child can be asked; a death may be noticed only by asking."""
         return not self._is_killed and not self._reader.at_eof()
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that the child holds, what it shares with its nursery included; 0 once it has ended."""
+        try:
+            pages = Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1]
+        except (FileNotFoundError, ProcessLookupError):
+            return 0
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     async def ask(self, message: Message) -> Message | None:
         """Return the answer to a message, or None when the child ended instead."""

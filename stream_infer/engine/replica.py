@@ -96,6 +96,11 @@ class Replica:
         """The process that runs batches, or None while there is none."""
         return self._child.pid if self._child and self._child.is_alive else None
 
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that the process that runs batches holds, 0 while there is none."""
+        return self._child.resident_bytes if self._child else 0
+
     async def run(
         self, model: str, batch: Sequence[Tokens], options: Sequence[str], *, expected: float
     ) -> list[Output]:

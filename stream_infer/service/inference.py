@@ -248,6 +248,9 @@ class Inference:
         metrics.read_one("cache_entries", lambda: len(cache))
         metrics.read_one("cache_bytes", lambda: cache.used_bytes)
         metrics.read_one("replica_restarts", lambda: sum(replica.respawns for replica in self._replicas))
+        metrics.read_one(
+            "replica_resident_bytes", lambda: sum(replica.resident_bytes for replica in self._replicas)
+        )
         metrics.read_one("index_passages", lambda: len(self._index))
         metrics.read("cache_hits", self._hits_by_tier)
         metrics.read("batch_failures", lambda: processor.failures)

@@ -44,6 +44,7 @@ async def test_what_is_exported_agrees_with_the_topics(
     assert found["transactions_total"] == found["transaction_seconds_count"] >= 1
     assert (1, 1, 1) == (found["ready"], found["assigned_partitions"], found["model_info"])
     assert found["rebalances_total"] >= 1
+    assert min(found["replica_resident_bytes"], found["process_resident_memory_bytes"]) > 2**20
     assert (0, 0, 0) == (found["in_flight_records"], found["buffered_tokens"], found["lag_seconds"])
 
 

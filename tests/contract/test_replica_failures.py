@@ -84,6 +84,19 @@ async def test_every_model_tells_of_itself(replica: Replica) -> None:
     assert ("a", "b") == replica.infos["lengths"].labels
 
 
+async def test_memory_is_that_of_the_process_that_runs_batches(replica: Replica) -> None:
+    """Nobody holds any once it has died, until it is replaced."""
+    held = replica.resident_bytes
+    assert held > 2**20
+
+    with pytest.raises(ReplicaDiedError):
+        await echo(replica, "<die>")
+    assert 0 == replica.resident_bytes
+
+    assert ["FINE"] == await echo(replica, "fine")
+    assert held / 2 < replica.resident_bytes < held * 2
+
+
 async def test_a_model_that_raises_fails_the_batch_alone(replica: Replica) -> None:
     """The error's type and message come back, and the same process runs the next batch."""
     pid = replica.pid

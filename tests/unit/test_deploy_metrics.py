@@ -34,8 +34,8 @@ EXPRESSIONS: dict[str, str] = {rule["alert"]: rule["expr"] for rule in ALERTS} |
 }
 each_expression = pytest.mark.parametrize("expression", EXPRESSIONS.values(), ids=EXPRESSIONS)
 OF_THE_SCRAPE = {"job", "instance"}
-NAME = re.compile(r"\bstream_infer_\w+")
-SELECTOR = re.compile(r"(stream_infer_\w+)\{([^}]*)\}")
+NAME = re.compile(r"\b(?:stream_infer|process)_\w+")
+SELECTOR = re.compile(r"((?:stream_infer|process)_\w+)\{([^}]*)\}")
 MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"')
 
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="Prometheus is not installed")
