@@ -24,7 +24,7 @@ from loadgen.reading import ReadingError
 from loadgen.report import Report, ReportError, describe_settings, load_report, make_report, summarise
 from loadgen.running import Carried, Control, Place, carry_out
 from loadgen.schedule import ScheduleError
-from loadgen.scrape import Scrape, as_dict, scrape
+from loadgen.scrape import Scrape, as_dict, scrape, watching
 from loadgen.search import Trial, judge_trial, search
 from loadgen.texts import BodiesError
 from loadgen.verdict import Verdict, cannot_tell
@@ -122,9 +122,10 @@ async def _report_run(load: Load, place: Place, options: argparse.Namespace) -> 
     control = _stopped_by_interrupt()
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     before = await _ask(options.metrics)
-    with show_progress(load.run, load.count) as show:
-        watched = Control(control.stop, show)
-        carried = await carry_out(load, place, options.seed, warm_up=options.warm_up, control=watched)
+    async with watching(options.metrics) as looks:
+        with show_progress(load.run, load.count) as show:
+            watched = Control(control.stop, show)
+            carried = await carry_out(load, place, options.seed, warm_up=options.warm_up, control=watched)
     after = await _ask(options.metrics)
     verdict = await _audit_run(carried, load, place, options) if options.audit else None
     report = make_report(
@@ -133,7 +134,8 @@ async def _report_run(load: Load, place: Place, options: argparse.Namespace) -> 
         started_at=started_at,
         machine=describe_machine(),
         versions=describe_versions(),
-        metrics=as_dict(options.metrics, before, after) if options.metrics else None,
+        metrics=as_dict(options.metrics, before, after, looks) if options.metrics else None,
+        looks=looks,
         verdict=verdict,
     )
     return report, verdict

@@ -180,7 +180,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--max-seconds", type=_positive, default=3_600.0, help="stop by then, whatever was sent")
     add("--recorded", type=Path, metavar="FILE", help="a file of arrival times in seconds, one a line")
     add("--audit", action="store_true", help="afterwards, audit what the run sent")
-    add("--metrics", metavar="URL", help="a worker's /metrics, asked before and after")
+    add("--metrics", metavar="URL", help="a worker's /metrics, asked each second")
     add("--warm-up", type=float, default=0.0, help="seconds at the start whose latencies do not count")
     _add_arrivals(parser)
     _add_contents(parser)

@@ -12,10 +12,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from loadgen import charts
 from loadgen.charts import Chart, Point, Series, Tick, draw
+from loadgen.gauges import MEMORY
 from loadgen.report import Report
 
 BEYOND: Final = 5.0
 """Where a chart by percentile puts the greatest value: as if it were the 99.999th."""
+
+MIB: Final = 2**20
 
 _SHOWN_PERCENTILES: Final = (0.0, 90.0, 99.0, 99.9, 99.99)
 _MARKS: Final = {"clean": "✓", "offenders": "✗", "cannot tell": "?"}
@@ -86,7 +89,37 @@ def _charts(reports: Sequence[Report]) -> list[Chart]:
         over_time("Lag, events without outcome", {"outstanding": "outstanding"}),
         over_time("Lag, ms since the oldest of them was due", {"oldest": "oldest_ms"}),
         _distribution(reports),
+        *(_gauge(reports, name) for name in _gauge_names(reports)),
     ]
+
+
+def _gauge_names(reports: Sequence[Report]) -> list[str]:
+    return sorted({name for report in reports for look in _looks(report) for name in look["values"]})
+
+
+def _gauge(reports: Sequence[Report], name: str) -> Chart:
+    """Return how a gauge of the worker went; memory in MiB, for bytes would not fit the axis."""
+    is_memory = name.endswith(MEMORY)
+    unit, scale = (", MiB", MIB) if is_memory else ("", 1)
+    series = [
+        Series(
+            run,
+            [(look["at"], _scaled(look["values"].get(name), scale)) for look in _looks(report)],
+            dash,
+            dash,
+        )
+        for dash, (run, report) in enumerate(zip(_names(reports), reports, strict=True))
+    ]
+    return draw(f"{name}{unit}", "seconds", series)
+
+
+def _scaled(value: float | None, scale: int) -> float | None:
+    return None if value is None else value / scale
+
+
+def _looks(report: Report) -> list[dict[str, Any]]:
+    """Return the looks at a worker's gauges; reports of older versions have none."""
+    return list((report["metrics"] or {}).get("gauges", ()))
 
 
 def _series(reports: Sequence[Report], fields: dict[str, str]) -> list[Series]:
@@ -132,6 +165,7 @@ def _tables(reports: Sequence[Report]) -> list[Table]:
         _table("Latency, ms", [report["latency_ms"] for report in reports]),
         _table("Throughput", [report["throughput"] for report in reports]),
         _table("Counts", [report["counts"] for report in reports]),
+        _table("Memory of the worker", [_memory(report) for report in reports]),
         _table("Audit", [_audit(report) for report in reports]),
         _table("Cache", [_cache(report) for report in reports]),
         _table("Means by the worker's metrics", [_metrics(report, "mean") for report in reports]),
@@ -146,6 +180,15 @@ def _table(title: str, columns: Sequence[dict[str, Any]]) -> Table:
     names = dict.fromkeys(name for column in columns for name in column)
     rows = [Row(name, tuple(_text(column.get(name)) for column in columns)) for name in names]
     return Table(title, tuple(rows))
+
+
+def _memory(report: Report) -> dict[str, Any]:
+    """Return how much the worker held in the second half of the run, and how it changed."""
+    found: dict[str, Any] = {}
+    for name, memory in report.get("memory", {}).items():
+        slope = _scaled(memory["slope_bytes_per_hour"], MIB)
+        found |= {f"{name}, MiB": memory["mean_bytes"] / MIB, f"{name}, MiB an hour": slope}
+    return found
 
 
 def _audit(report: Report) -> dict[str, Any]:

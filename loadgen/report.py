@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from loadgen.gauges import Look, judge_memory
 from loadgen.producer import Load
 from loadgen.recorder import Recorder
 from loadgen.running import Carried, Place
@@ -31,6 +33,7 @@ def make_report(
     machine: dict[str, Any],
     versions: dict[str, str],
     metrics: dict[str, Any] | None = None,
+    looks: Sequence[Look] = (),
     verdict: Verdict | None = None,
 ) -> Report:
     """Return the report of a run, whole or cut short."""
@@ -45,6 +48,7 @@ def make_report(
         "counts": _counts(recorder),
         "throughput": _throughput(recorder),
         "latency_ms": recorder.latencies.summary(),
+        "memory": {name: asdict(each) for name, each in judge_memory(looks).items()},
         "audit": verdict.as_dict() if verdict else None,
         "settings": settings,
         "machine": machine,

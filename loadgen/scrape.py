@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-TIMEOUT_SECONDS = 5.0
+from loadgen.gauges import Look, Samples, pick
 
-Samples = dict[str, float]
-"""Values by name and labels, in the syntax of the exposition format."""
+TIMEOUT_SECONDS = 5.0
+INTERVAL_SECONDS = 1.0
+"""How often gauges are looked at during a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +69,34 @@ def changes(start: Mapping[str, float], end: Mapping[str, float]) -> list[Change
     return sorted(_changes(start, end), key=lambda change: (change.name, change.labels))
 
 
-def as_dict(url: str, start: Scrape, end: Scrape) -> dict[str, object]:
-    """Return both looks and the changes as JSON has them."""
+@asynccontextmanager
+async def watching(url: str | None) -> AsyncIterator[list[Look]]:
+    """Give a list that grows by a look each second while the context lasts; it stays empty without a URL."""
+    looks: list[Look] = []
+    task = asyncio.create_task(_watch(url, looks)) if url else None
+    try:
+        yield looks
+    finally:
+        if task:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+async def _watch(url: str, looks: list[Look]) -> None:
+    """Look again and again; a look that a worker does not answer leaves a gap, and delays no other."""
+    start = time.monotonic()
+    while True:
+        at = time.monotonic() - start
+        looks.append(Look(round(at, 3), pick((await scrape(url)).samples)))
+        await asyncio.sleep(INTERVAL_SECONDS - (time.monotonic() - start) % INTERVAL_SECONDS)
+
+
+def as_dict(url: str, start: Scrape, end: Scrape, looks: Sequence[Look] = ()) -> dict[str, object]:
+    """Return what was seen before, after and meanwhile, and the changes, as JSON has them."""
     found = [asdict(change) for change in changes(start.samples, end.samples)]
-    return {"url": url, "start": asdict(start), "end": asdict(end), "changes": found}
+    gauges = [asdict(look) for look in looks]
+    return {"url": url, "start": asdict(start), "end": asdict(end), "changes": found, "gauges": gauges}
 
 
 def _changes(start: Mapping[str, float], end: Mapping[str, float]) -> Iterator[Change]:

@@ -96,6 +96,11 @@ async def test_a_run_times_outcomes_and_proves_them(
     assert 300 == sum(second["outcomes"] for second in report["seconds"])
     assert 0 < report["latency_ms"]["p50"] <= report["latency_ms"]["p99"]
     assert any(change["mean"] for change in report["metrics"]["changes"])
+    held = ("process_resident_memory_bytes", "stream_infer_replica_resident_bytes")
+    for gauge in (*held, "stream_infer_lag_records", "stream_infer_queue_tokens"):
+        assert all(gauge in look["values"] for look in report["metrics"]["gauges"])
+    assert set(held) == set(report["memory"])
+    assert all(memory["mean_bytes"] > 2**20 for memory in summary["memory"].values())
     assert summary == {name: report[name] for name in summary}
 
 

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "loadgen"
 CONSUMER = "stream_infer.bus.consumer"
 HOOKS = {"stream_infer.bus.aborts", "stream_infer.bus.pacing", "stream_infer.bus.tolerance"}
-PURE = ("audit", "charts", "latency", "outcomes", "recorder", "schedule", "search")
+PURE = ("audit", "charts", "gauges", "latency", "outcomes", "recorder", "schedule", "search")
 
 
 def imported(path: Path) -> set[str]:

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from loadgen.__main__ import main
 from loadgen.broker import Broker
 from loadgen.charts import HEIGHT, WIDTH, Series, draw
+from loadgen.gauges import Look, judge_memory
 from loadgen.page import render
 from loadgen.producer import Load
 from loadgen.recorder import Event, Recorder
@@ -95,6 +97,31 @@ def test_what_the_worker_says_is_shown() -> None:
     assert "width: 50.0%" in page
     assert '<th scope="row">batch_items</th><td>4</td>' in page
     assert '<th scope="row">share of hits</th><td>0.75</td>' in page
+
+
+def test_what_the_worker_held_is_shown_by_time() -> None:
+    looks = [
+        Look(0.0, {"w_lag_records": 4.0, "m_bytes": 2.0**30}),
+        Look(1.0, {}),
+        Look(2.0, {"m_bytes": 2.0**30}),
+    ]
+    metrics = {"url": "", "start": {}, "end": {}, "changes": [], "gauges": [asdict(look) for look in looks]}
+    memory = {name: asdict(each) for name, each in judge_memory(looks[:1] + looks[2:]).items()}
+    held = {**memory["m_bytes"], "slope_bytes_per_hour": 3.0 * 2**20}
+
+    page = render([report(metrics=metrics, memory={"m_bytes": held}), report("other")])
+
+    assert 7 == page.count('role="img"')
+    assert "<h2>w_lag_records</h2>" in page
+    assert "<h2>m_bytes, MiB</h2>" in page
+    assert re.search(r'scope="row">m_bytes, MiB</th><td>1,024</td><td>none</td>', page)
+    assert re.search(r'scope="row">m_bytes, MiB an hour</th><td>3</td><td>none</td>', page)
+
+
+def test_a_report_of_before_there_were_gauges_has_a_page() -> None:
+    older = {name: part for name, part in report().items() if name != "memory"}
+
+    assert 5 == render([older]).count('role="img"')
 
 
 @pytest.mark.parametrize("reason", ["no broker answers", "the input is truncated"])
