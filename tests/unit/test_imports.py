@@ -79,3 +79,15 @@ def test_each_outside_library_has_one_home(path: Path) -> None:
     for name in imported(path):
         homes = HOMES.get(name.split(".")[0])
         assert homes is None or room(path) in homes, f"{path.relative_to(PACKAGE)} imports {name}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_every_consumer_is_made_where_it_is_hardened(path: Path) -> None:
+    """One made elsewhere would stop at a header name, or skip what follows a stale abort."""
+    names = {
+        node.id
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Name)
+    }
+
+    assert ("AIOKafkaConsumer" in names) == (path == PACKAGE / "bus" / "consumer.py")
