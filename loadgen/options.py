@@ -14,6 +14,7 @@ from loadgen.broker import MECHANISMS, PASSWORD_VARIABLE, PROTOCOLS, Broker, Sec
 from loadgen.producer import Load
 from loadgen.running import Place
 from loadgen.schedule import Arrivals, Profile, load_recorded
+from loadgen.scrape import TOKEN_VARIABLE
 from loadgen.search import Limits
 from loadgen.texts import TASKS, Pool, Words, load_bodies, split_by_words
 from loadgen.verdict import Ordering
@@ -180,7 +181,11 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--max-seconds", type=_positive, default=3_600.0, help="stop by then, whatever was sent")
     add("--recorded", type=Path, metavar="FILE", help="a file of arrival times in seconds, one a line")
     add("--audit", action="store_true", help="afterwards, audit what the run sent")
-    add("--metrics", metavar="URL", help="a worker's /metrics, asked each second")
+    add(
+        "--metrics",
+        metavar="URL",
+        help=f"a worker's /metrics, asked each second; {TOKEN_VARIABLE} holds its token",
+    )
     add("--warm-up", type=float, default=0.0, help="seconds at the start whose latencies do not count")
     _add_arrivals(parser)
     _add_contents(parser)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -14,6 +15,8 @@ from prometheus_client.samples import Sample
 
 from loadgen.gauges import Look, Samples, pick
 
+TOKEN_VARIABLE = "LOADGEN_METRICS_TOKEN"  # noqa: S105 - the variable's name
+"""What holds the token of a `/metrics` that asks for one: on the command line all could read it."""
 TIMEOUT_SECONDS = 5.0
 INTERVAL_SECONDS = 1.0
 """How often gauges are looked at during a run."""
@@ -42,7 +45,7 @@ async def scrape(url: str) -> Scrape:
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)) as session,
-            session.get(url) as response,
+            session.get(url, headers=authorization()) as response,
         ):
             response.raise_for_status()
             return Scrape(parse(await response.text()))
@@ -111,6 +114,12 @@ def _changes(start: Mapping[str, float], end: Mapping[str, float]) -> Iterator[C
             yield Change(name.removesuffix("_count"), labels.removesuffix("}"), increase, mean)
         elif not name.endswith("_sum"):
             yield Change(name, labels.removesuffix("}"), increase, None)
+
+
+def authorization() -> dict[str, str]:
+    """Return the headers that a `/metrics` with a token asks for."""
+    token = os.environ.get(TOKEN_VARIABLE)
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def _name(sample: Sample) -> str:

@@ -1,4 +1,6 @@
-from loadgen.scrape import Change, as_dict, changes, parse, scrape
+import pytest
+
+from loadgen.scrape import TOKEN_VARIABLE, Change, as_dict, authorization, changes, parse, scrape
 
 BEFORE = """
 # HELP seconds Time.
@@ -49,3 +51,10 @@ async def test_a_worker_that_cannot_be_asked_is_a_stated_fault() -> None:
     assert {} == found.samples
     assert "nowhere" in found.fault
     assert [] == as_dict("nowhere", found, found)["changes"]
+
+
+def test_the_token_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    assert {} == authorization()
+    monkeypatch.setenv(TOKEN_VARIABLE, "secret")
+    assert {"Authorization": "Bearer secret"} == authorization()
