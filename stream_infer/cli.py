@@ -176,14 +176,18 @@ def topics_check(config: ConfigOption = None) -> None:
 @app.command()
 def top(
     urls: Annotated[list[str] | None, typer.Argument(metavar="[URL]...", help="Workers to look at.")] = None,
+    config: ConfigOption = None,
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Print one page and end.")] = False,
 ) -> None:
     """Show what workers do at the moment: rates, latencies, lag, batches and cache, until Ctrl-C."""
     from stream_infer.top.run import run_top
+    from stream_infer.web.access import read_token
 
+    configure_logging("warning", as_json=False)
     with _faults_reported(), suppress(KeyboardInterrupt):
-        asyncio.run(run_top(urls or [DEFAULT_URL], interval, once=once))
+        token = read_token(load_settings(config).web)
+        asyncio.run(run_top(urls or [DEFAULT_URL], interval, token, once=once))
 
 
 @app.command()

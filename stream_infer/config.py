@@ -174,6 +174,10 @@ class WebSettings(Section):
     enabled: bool = True
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
+    token: SecretStr | None = None
+    token_file: Path | None = None
+    show_text: bool = False
+    """Whether the live page shows ids, messages and the beginnings of texts."""
 
 
 class TracesSettings(Section):

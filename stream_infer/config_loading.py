@@ -37,6 +37,7 @@ _FITTING_KINDS = {
     Task.TRANSLATE: {ModelKind.TRANSLATE},
     Task.ANSWER: {ModelKind.EMBED},
 }
+_SECRETS = (("kafka", "sasl_password"), ("web", "token"))
 _READER_KINDS = {ModelKind.EXTRACT, ModelKind.GENERATE}
 
 
@@ -65,12 +66,14 @@ def load_settings(path: Path | None = None, **overrides: Any) -> Settings:
 
 
 def _secret_faults(values: dict[str, Any]) -> list[str]:
-    kafka = values.get("kafka")
-    if not isinstance(kafka, dict) or "sasl_password" not in kafka:
-        return []
-    # Taken out, so that no message about it can hold it.
-    del kafka["sasl_password"]
-    return ["kafka.sasl_password: secrets come from the environment or kafka.sasl_password_file"]
+    faults = []
+    for section, key in _SECRETS:
+        entries = values.get(section)
+        if isinstance(entries, dict) and key in entries:
+            # Taken out, so that no message about it can hold it.
+            del entries[key]
+            faults.append(f"{section}.{key}: secrets come from the environment or {section}.{key}_file")
+    return faults
 
 
 def _variable_faults() -> list[str]:

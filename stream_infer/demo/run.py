@@ -27,6 +27,7 @@ from stream_infer.demo.tally import Tally
 from stream_infer.demo.traffic import Traffic
 from stream_infer.demo.view import LiveView
 from stream_infer.retrieval.passages import split_document
+from stream_infer.web.access import read_token
 from stream_infer.web.probe import read_metrics, wait_until_ready
 
 START_SECONDS = 120.0
@@ -67,7 +68,7 @@ async def _play(events: Sequence[DemoEvent], view: LiveView, directory: Path) ->
     """Set the stage, send the events, and wait until each has come back."""
     settings = load_settings(web={"port": free_port()})
     async with _stage(settings, view, directory) as (connection, url), asyncio.TaskGroup() as group:
-        watching = group.create_task(_watch(view, url))
+        watching = group.create_task(_watch(view, url, read_token(settings.web)))
         await Traffic(settings, connection, view).run(events)
         watching.cancel()
 
@@ -97,7 +98,7 @@ async def _stage(
             watches = [group.create_task(role.watch()) for role in roles]
             await wait_until_ready(url, timeout=START_SECONDS)
             view.phase = "indexing documents"
-            await until_indexed(url)
+            await until_indexed(url, read_token(settings.web))
             yield connection, url
             view.phase = "stopping"
             for watch in watches:
@@ -114,18 +115,18 @@ async def _publish_documents(settings: Settings, connection: Connection) -> None
         await publisher.publish(records)
 
 
-async def until_indexed(url: str) -> None:
+async def until_indexed(url: str, token: str | None = None) -> None:
     """Return once the worker can answer from every document."""
     expected = sum(len(split_document(document)) for document in load_documents())
     async with asyncio.timeout(START_SECONDS):
-        while (await read_metrics(url)).get(PASSAGES, 0.0) < expected:  # noqa: ASYNC110 - it is another process
+        while (await read_metrics(url, token)).get(PASSAGES, 0.0) < expected:  # noqa: ASYNC110 - it is another process
             await asyncio.sleep(REFRESH)
 
 
-async def _watch(view: LiveView, url: str) -> None:
+async def _watch(view: LiveView, url: str, token: str | None) -> None:
     """Show the worker's own counts."""
     while True:
-        view.metrics = await read_metrics(url)
+        view.metrics = await read_metrics(url, token)
         await asyncio.sleep(REFRESH)
 
 

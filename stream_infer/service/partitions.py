@@ -48,8 +48,8 @@ class Encoder(Protocol):
 class PartitionOwner:
     """Publishes the outcomes of one partition, in transactions that clock themselves.
 
-    `begin` lets the partition flow from an offset (None: from its oldest record), and `drop` makes
-    the engine forget its work.
+    `begin` lets the partition flow from an offset (None: from its oldest record), `drop` makes the
+    engine forget its work, and `note` is told what was committed, and when.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class PartitionOwner:
         *,
         begin: Callable[[Partition, int | None], Awaitable[None]],
         drop: Callable[[Partition], None],
+        note: Callable[[Sequence[Outcome], float], None],
         tracer: Tracer | None = None,
     ) -> None:
         self.partition = partition
@@ -74,6 +75,7 @@ class PartitionOwner:
         self._begin = begin
         self._drop = drop
         self._tracer = tracer
+        self._note = note
         self._state: InputPartition | None = None
         self._rewound_to: int | None = None
         self._changed = asyncio.Event()
@@ -194,6 +196,7 @@ class PartitionOwner:
         self.committed += len(outcomes)
         now = monotonic()
         self._metrics.count_published(outcomes, now)
+        self._note(outcomes, now)
         if trace:
             trace.committed(outcomes, now, time_ns())
 

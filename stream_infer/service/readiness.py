@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from stream_infer.web.server import Readiness
+from stream_infer.web.sources import Readiness
 
 STALL_SECONDS = 30.0
 """How long records may wait without any being committed, or the broker may be silent."""

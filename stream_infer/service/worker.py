@@ -30,8 +30,10 @@ from stream_infer.service.inference import Inference
 from stream_infer.service.partitions import PartitionOwner
 from stream_infer.service.quality import QualityBoard
 from stream_infer.service.readiness import WorkerState
+from stream_infer.service.recent import RecentOutcomes
 from stream_infer.service.tracing import Tracing, open_tracing
-from stream_infer.web.server import Readiness, serve_web
+from stream_infer.web.server import serve_web
+from stream_infer.web.sources import Readiness, Sources
 
 log = structlog.get_logger(__name__)
 
@@ -88,6 +90,7 @@ class Worker:
         self._owners: dict[Partition, PartitionOwner] = {}
         self._tasks: dict[Partition, asyncio.Task[None]] = {}
         self._encoders: dict[str, OutcomeEncoder] = {}
+        self._recent = RecentOutcomes(settings.streams, shows_text=settings.web.show_text)
         self._state = WorkerState()
         self._is_serving = False
         self._releasing = asyncio.Lock()
@@ -106,9 +109,8 @@ class Worker:
         1. Load the models. 2. Replay what answers rest on. 3. Join the group and work. 4. When told to
         stop: publish what is in flight, for a bounded time, and only then leave the group.
         """
-        registry = self._metrics.registry
         self._metrics.read_one("ready", lambda: self._readiness().is_ready)
-        async with serve_web(self._settings.web, registry, self._readiness) as port, self._inference:
+        async with serve_web(self._settings.web, self._sources()) as port, self._inference:
             self._state.is_loaded = True
             self._encoders = {name: self._encoder(name) for name in self._settings.streams}
             async with (
@@ -287,6 +289,7 @@ class Worker:
             begin=self._source.begin,
             drop=self._inference.drop,
             tracer=self._tracing.tracer,
+            note=lambda outcomes, now: self._recent.note(outcomes, now=now, at_ms=int(time() * 1000)),
         )
 
     def _make_producer(self, partition: Partition, stream: StreamSettings) -> PartitionProducer:
@@ -330,6 +333,10 @@ class Worker:
         lag = self._source.lag()
         shares = [Share(owner.load, owner.oldest_ms, lag.get(owner.partition, 0)) for owner in owners]
         return backlog(shares, int(time() * 1000))
+
+    def _sources(self) -> Sources:
+        about = {"group": self._settings.service.group, "shows_text": self._settings.web.show_text}
+        return Sources(self._metrics.registry, self._readiness, self._recent.as_dict, about)
 
     def _readiness(self) -> Readiness:
         partitions = [(f"{p.topic}/{p.partition}", owner.is_open) for p, owner in self._owners.items()]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from stream_infer.top.change import Change
+from stream_infer.web.change import Change
 
 Cell = Callable[[Change, str], str]
 

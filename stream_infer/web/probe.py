@@ -9,6 +9,8 @@ from http import HTTPStatus
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
+from stream_infer.errors import ConfigError
+
 Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 """Values by the sample's name and its labels."""
 
@@ -38,13 +40,21 @@ async def wait_until_ready(url: str, *, timeout: float) -> None:  # noqa: ASYNC1
         raise TimeoutError(f"{url} was not ready within {timeout:.0f} s: {answer}") from error
 
 
-async def read_samples(url: str) -> Samples:
-    """Return each sample of `url`/metrics by its name and labels; empty when unreachable."""
+async def read_samples(url: str, token: str | None = None) -> Samples:
+    """Return each sample of `url`/metrics by its name and labels; empty when unreachable.
+
+    Raises:
+        ConfigError: the worker asks for another token than `token`.
+    """
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         async with (
             aiohttp.ClientSession(timeout=_PATIENCE) as session,
-            session.get(f"{url}/metrics") as response,
+            session.get(f"{url}/metrics", headers=headers) as response,
         ):
+            if response.status == HTTPStatus.UNAUTHORIZED:
+                raise ConfigError(f"web.token: {url} asks for a token, and it is not this one")
+            response.raise_for_status()
             text = await response.text()
     except (aiohttp.ClientError, TimeoutError):
         return {}
@@ -60,9 +70,9 @@ def parse_samples(text: str) -> Samples:
     }
 
 
-async def read_metrics(url: str) -> Mapping[str, float]:
+async def read_metrics(url: str, token: str | None = None) -> Mapping[str, float]:
     """Return each metric's samples added up over their labels, by sample name; empty when unreachable."""
     totals: dict[str, float] = {}
-    for (name, _), value in (await read_samples(url)).items():
+    for (name, _), value in (await read_samples(url, token)).items():
         totals[name] = totals.get(name, 0.0) + value
     return totals

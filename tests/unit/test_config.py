@@ -163,10 +163,11 @@ def test_references_are_checked(tmp_path: Path, stream: str, fault: str) -> None
         load_settings(path)
 
 
-def test_a_secret_in_the_file_is_refused(tmp_path: Path) -> None:
-    path = settings_file(tmp_path, '[kafka]\nsasl_password = "hunter2"\n')
+@pytest.mark.parametrize(("section", "key"), [("kafka", "sasl_password"), ("web", "token")])
+def test_a_secret_in_the_file_is_refused(tmp_path: Path, section: str, key: str) -> None:
+    path = settings_file(tmp_path, f'[{section}]\n{key} = "hunter2"\n')
 
-    with pytest.raises(ConfigError, match=r"kafka\.sasl_password") as caught:
+    with pytest.raises(ConfigError, match=rf"{section}\.{key}: .* or {section}\.{key}_file") as caught:
         load_settings(path)
 
     assert "hunter2" not in str(caught.value)

@@ -64,10 +64,12 @@ def record(offset: int) -> Record:
 async def owning(
     metrics: Metrics,
     errors: Sequence[Exception],
+    noted: list[Outcome] | None = None,
     tracer: Tracer | None = None,
     producer: ScriptedProducer | None = None,
 ) -> AsyncIterator[PartitionOwner]:
     """Yield an owner whose partition is open."""
+    told = [] if noted is None else noted
     opened = asyncio.Event()
 
     async def begin(_partition: Partition, _offset: int | None) -> None:
@@ -82,6 +84,7 @@ async def owning(
         begin=begin,
         drop=lambda _partition: None,
         tracer=tracer,
+        note=lambda outcomes, _now: told.extend(outcomes),
     )
     running = asyncio.create_task(owner.run())
     await opened.wait()
@@ -137,6 +140,15 @@ async def test_what_was_too_large_to_publish_counts_as_what_went_out_for_it(metr
     assert 1.0 == count(metrics, "dead_letters_total", reason="internal")
 
 
+async def test_what_is_noted_is_what_was_committed(metrics: Metrics) -> None:
+    """Once, and as it went out: here the result became a dead letter on the way."""
+    noted: list[Outcome] = []
+    async with owning(metrics, [BusError("refused"), RecordTooLargeError("too large", 0)], noted) as owner:
+        await publish_one(owner)
+    assert ["internal"] == [outcome.reason for outcome in noted if isinstance(outcome, DeadLetter)]
+    assert 1 == len(noted)
+
+
 async def test_a_lost_partition_commits_nothing_and_says_so(metrics: Metrics) -> None:
     async with owning(metrics, [PartitionLostError("fenced")]) as owner:
         await publish_one(owner)
@@ -157,7 +169,7 @@ async def test_what_is_published_again_keeps_its_span(metrics: Metrics, error: B
         group="g",
         precisions={},
     )
-    async with owning(metrics, [], tracer, producer) as owner:
+    async with owning(metrics, [], tracer=tracer, producer=producer) as owner:
         await publish_one(owner)
 
     headers = [dict(headers)["traceparent"] for headers in producer.written]
@@ -171,6 +183,6 @@ async def test_of_a_lost_partition_nothing_is_told(metrics: Metrics) -> None:
     tracer = Tracer(
         Sampler(SamplingPolicy(1.0)), spans.extend, Random(1).getrandbits, group="g", precisions={}
     )
-    async with owning(metrics, [PartitionLostError("fenced")], tracer) as owner:
+    async with owning(metrics, [PartitionLostError("fenced")], tracer=tracer) as owner:
         await publish_one(owner)
     assert [] == spans

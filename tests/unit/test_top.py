@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar
 
 import pytest
@@ -11,8 +11,9 @@ from rich.console import Console
 
 from stream_infer.config_loading import load_settings
 from stream_infer.metrics import Metrics
-from stream_infer.top.change import PREFIX, Change
 from stream_infer.top.view import page
+from stream_infer.web.change import PREFIX, Change
+from stream_infer.web.figures import figures
 from stream_infer.web.probe import Samples, parse_samples
 
 
@@ -94,26 +95,26 @@ class Recorder(Change):
 
     asked: ClassVar[set[str]] = set()
 
-    def _matching(self, name: str, labels: dict[str, str]) -> Iterator[tuple[float, float]]:
+    def _matching(
+        self, name: str, labels: Mapping[str, str]
+    ) -> Iterator[tuple[Mapping[str, str], float, float]]:
         self.asked.add(f"{PREFIX}{name}")
         return super()._matching(name, labels)
 
-    def _buckets(self, name: str, labels: dict[str, str]) -> list[tuple[float, float]]:
-        self.asked.add(f"{PREFIX}{name}_bucket")
-        return super()._buckets(name, labels)
 
-
-def test_the_page_asks_only_for_what_workers_export() -> None:
+@pytest.mark.parametrize("look", [lambda change: page({}, change), figures], ids=["top", "live page"])
+def test_the_page_asks_only_for_what_workers_export(look: Callable[[Change], object]) -> None:
     settings = load_settings()
-    samples = parse_samples(
-        generate_latest(Metrics(settings.streams, settings.used_models).registry).decode()
-    )
-    change = Recorder([(samples, samples)], seconds=1.0)
+    metrics = Metrics(settings.streams, settings.used_models)
+    metrics.read("model_info", lambda: {("encoder", "1", "int8", "cpu"): 1.0})
+    metrics.read("model_agreement_ratio", lambda: {("encoder",): 1.0})
+    samples = parse_samples(generate_latest(metrics.registry).decode())
+    Recorder.asked.clear()
 
-    Console(quiet=True).print(page({}, change))
+    look(Recorder([(samples, samples)], seconds=1.0))
 
-    assert len(change.asked) > 15
-    assert set() == change.asked - {name for name, _ in samples}
+    assert len(Recorder.asked) > 15
+    assert not Recorder.asked - {name for name, _ in samples} - {"stream_infer_quality_pairs"}
 
 
 def test_the_page_shows_a_real_workers_metrics() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from stream_infer.web.probe import Samples
 
 PREFIX = "stream_infer_"
+
+_Grown = tuple[Mapping[str, str], float, float]
+"""The labels of a sample, and its values before and after."""
 
 
 class Change:
@@ -18,13 +21,19 @@ class Change:
     """
 
     def __init__(self, looks: Sequence[tuple[Samples, Samples]], seconds: float) -> None:
-        self._looks = looks
         self._seconds = seconds
+        self._by_name: defaultdict[str, list[_Grown]] = defaultdict(list)
+        for before, after in looks:
+            for (name, labels), value in after.items():
+                self._by_name[name].append((dict(labels), before.get((name, labels), 0.0), value))
 
     def values(self, name: str, label: str) -> list[str]:
         """Return the values that a label of a metric has, in order."""
-        found = (dict(labels).get(label) for each, labels, *_ in self._samples() if each == PREFIX + name)
-        return sorted({value for value in found if value is not None})
+        return sorted({labels[label] for labels in self.children(name) if label in labels})
+
+    def children(self, name: str, **labels: str) -> list[Mapping[str, str]]:
+        """Return all the labels of each sample of a metric that has these."""
+        return [found for found, *_ in self._matching(name, labels)]
 
     def rate(self, name: str, **labels: str) -> float:
         """Return by how much a counter grew in a second."""
@@ -32,15 +41,15 @@ class Change:
 
     def growth(self, name: str, **labels: str) -> float:
         """Return by how much a counter grew."""
-        return sum(_growth(before, after) for before, after in self._matching(name, labels))
+        return sum(_growth(before, after) for _, before, after in self._matching(name, labels))
 
     def total(self, name: str, **labels: str) -> float:
         """Return what a gauge says now, added up."""
-        return sum(after for _, after in self._matching(name, labels))
+        return sum(after for *_, after in self._matching(name, labels))
 
     def most(self, name: str, **labels: str) -> float:
         """Return the greatest that a gauge says now."""
-        return max((after for _, after in self._matching(name, labels)), default=0.0)
+        return max((after for *_, after in self._matching(name, labels)), default=0.0)
 
     def mean(self, name: str, **labels: str) -> float | None:
         """Return the mean of what a histogram took in meanwhile, or None where that is nothing."""
@@ -62,23 +71,17 @@ class Change:
                 return low if high == float("inf") else low + (high - low) * (rank - below) / (up_to - below)
         return None
 
-    def _buckets(self, name: str, labels: dict[str, str]) -> list[tuple[float, float]]:
+    def _buckets(self, name: str, labels: Mapping[str, str]) -> list[tuple[float, float]]:
         """Return each bucket's bound, and how much was at or below it."""
         grown: defaultdict[float, float] = defaultdict(float)
-        for each, found, before, after in self._samples():
-            if each == f"{PREFIX}{name}_bucket" and labels.items() <= dict(found).items():
-                grown[float(dict(found)["le"])] += _growth(before, after)
+        for found, before, after in self._matching(f"{name}_bucket", labels):
+            grown[float(found["le"])] += _growth(before, after)
         return sorted(grown.items())
 
-    def _matching(self, name: str, labels: dict[str, str]) -> Iterator[tuple[float, float]]:
-        for each, found, before, after in self._samples():
-            if each == PREFIX + name and labels.items() <= dict(found).items():
-                yield before, after
-
-    def _samples(self) -> Iterator[tuple[str, frozenset[tuple[str, str]], float, float]]:
-        for before, after in self._looks:
-            for (name, labels), value in after.items():
-                yield name, labels, before.get((name, labels), 0.0), value
+    def _matching(self, name: str, labels: Mapping[str, str]) -> Iterator[_Grown]:
+        for grown in self._by_name.get(PREFIX + name, ()):
+            if labels.items() <= grown[0].items():
+                yield grown
 
 
 def _growth(before: float, after: float) -> float:
