@@ -47,7 +47,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not item.path.is_relative_to(HERE):
             continue
         item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
-        if "broker" in getattr(item, "fixturenames", ()):
+        # A browser sees the same on every broker, so its tests have a mark of their own instead.
+        if "broker" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("browser"):
             item.add_marker(pytest.mark.broker)
 
 
