@@ -37,9 +37,13 @@ EVIL = "<img src=x onerror=alert(1)>"
 async def test_the_page_shows_what_happens_without_reloading(
     lane: Lane, tmp_path: Path, pictures: Path
 ) -> None:
-    """Load, a record that cannot be read, and one that is a minute old when it arrives."""
+    """Load, a record that cannot be read, and one that is an hour old when it arrives.
+
+    The budget is one that also a busy machine keeps.
+    """
+    settings = f"{lane.settings}latency_budget_ms = 20000\n"
     async with (
-        ServiceProcess(lane.settings, tmp_path) as service,
+        ServiceProcess(settings, tmp_path) as service,
         watched(lane) as outcomes,
         open_browser(tmp_path / "profile") as page,
     ):
@@ -52,14 +56,14 @@ async def test_the_page_shows_what_happens_without_reloading(
 
         load = asyncio.create_task(feed(lane, texts(2_400), outcomes, ahead=80))
         await expect(page.locator("[data-figure=results]")).not_to_have_text("0/s")
-        await expect(page.locator("#glance")).to_contain_text("within the budget of 500 ms")
+        await expect(page.locator("#glance")).to_contain_text("within the budget of 20 s")
         _send_poison_and_late(lane)
         letter = page.locator("#dead-letters-latest tbody tr")
         await expect(letter).to_contain_text("malformed")
         await expect(letter).to_contain_text(f"{lane.input}/")
         late = page.locator("#late .event")
-        await expect(late).to_contain_text("1 min 0 s of a budget of 500 ms")
-        await expect(late.locator(".stages")).to_contain_text("bus 1 min 0 s")
+        await expect(late).to_contain_text("1 h 0 min of a budget of 20 s")
+        await expect(late.locator(".stages")).to_contain_text("bus 1 h 0 min")
         assert EVIL not in await page.content()
         await load
 
@@ -118,7 +122,7 @@ async def _look_at_it_everywhere(page: Page, pictures: Path) -> None:
 
 def _send_poison_and_late(lane: Lane) -> None:
     value = msgpack.packb({"text": f"a text of {EVIL}"})
-    minute_ago = int(time.time() * 1000) - 60_000
-    late = {"value": value, "headers": {"ce_id": EVIL.encode()}, "timestamp": minute_ago}
+    hour_ago = int(time.time() * 1000) - 3_600_000
+    late = {"value": value, "headers": {"ce_id": EVIL.encode()}, "timestamp": hour_ago}
     poison = {"value": b"no map", "headers": {"ce_id": EVIL.encode()}}
     produce(lane.connection, lane.input, [late, poison])
