@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from stream_infer.config import BUILTIN_MODELS, BUILTIN_STREAMS, WebSettings
 from stream_infer.errors import ConfigError
 from stream_infer.metrics import Metrics
+from stream_infer.top.run import run_top
 from stream_infer.web import live
 from stream_infer.web.access import COOKIE, MIN_TOKEN_CHARS
 from stream_infer.web.probe import read_samples
@@ -274,6 +275,15 @@ async def test_a_port_that_is_taken_is_named_and_a_server_can_be_off(worker: Wor
         with pytest.raises(ConfigError, match=rf"web\.port: cannot listen on 127\.0\.0\.1:{port}"):
             async with serve_web(WebSettings(port=port or 0), worker.sources):
                 pass
+
+
+async def test_top_asks_with_its_token(worker: Worker, capsys: pytest.CaptureFixture[str]) -> None:
+    async with serve_web(WebSettings(port=0, token=SecretStr(TOKEN)), worker.sources) as port:
+        url = f"http://127.0.0.1:{port}"
+        await run_top([url], 0.01, TOKEN, once=True)
+        assert url in capsys.readouterr().out
+        with pytest.raises(ConfigError, match="asks for a token"):
+            await run_top([url], 0.01, None, once=True)
 
 
 async def test_an_answer_that_is_no_metrics_has_no_samples(worker: Worker) -> None:
