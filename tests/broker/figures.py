@@ -77,7 +77,7 @@ async def figures(broker_kind: str, count: int) -> dict[str, object]:
         async with service(broker_kind, Path(name)) as bootstrap_servers:
             for task in Task:
                 outputs = [f"results.{task}", "dead-letters"]
-                lanes[task] = asdict(await measure(_load(task, count), bootstrap_servers, outputs, seed=7))
+                lanes[task] = asdict(await measure(load_of(task, count), bootstrap_servers, outputs, seed=7))
     return {
         "broker": broker_kind,
         "lanes": lanes,
@@ -86,7 +86,8 @@ async def figures(broker_kind: str, count: int) -> dict[str, object]:
     }
 
 
-def _load(task: Task, count: int) -> Load:
+def load_of(task: Task, count: int) -> Load:
+    """Return a load of distinct texts; those who measure replace its profile."""
     bodies = load_bodies(task, seed=7)
     return Load(
         topic=f"requests.{task}",
