@@ -8,10 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from stream_infer.web.change import Change
+from stream_infer.web.figures import hit_share, latency, look_ups
 
 Cell = Callable[[Change, str], str]
-
-_LOOK_UPS = ("cache_hits_total", "cache_misses_total", "cache_joins_total")
 
 
 def page(states: Mapping[str, str], change: Change) -> RenderableType:
@@ -33,10 +32,9 @@ def _workers(states: Mapping[str, str], change: Change) -> RenderableType:
 
 
 def _summary(change: Change) -> str:
-    looked_up = sum(change.growth(name) for name in _LOOK_UPS)
-    hits = change.growth("cache_hits_total") / looked_up if looked_up else 0.0
     return (
-        f"cache hits {hits:.0%} of {looked_up:.0f}   cache {change.total('cache_bytes') / 2**20:.0f} MiB"
+        f"cache hits {hit_share(change) or 0.0:.0%} of {look_ups(change):.0f}"
+        f"   cache {change.total('cache_bytes') / 2**20:.0f} MiB"
         f"   transactions {change.rate('transactions_total', outcome='committed'):.1f}/s"
         f"   aborted {change.growth('transactions_total', outcome='aborted'):.0f}"
         f"   replica restarts {change.total('replica_restarts_total'):.0f}"
@@ -62,9 +60,7 @@ def _number(value: float | None) -> str:
 
 
 def _latency(share: float) -> Cell:
-    return lambda change, name: _milliseconds(
-        change.quantile("latency_seconds", share, stream=name, stage="total")
-    )
+    return lambda change, name: _milliseconds(latency(change, name, share))
 
 
 _STREAM: Mapping[str, Cell] = {

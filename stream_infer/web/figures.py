@@ -41,7 +41,7 @@ def _stream(change: Change, name: str) -> Figures:
         "results": change.rate("results_total", stream=name),
         "dead_letters": change.rate("dead_letters_total", stream=name),
         "late_share": change.growth("late_total", stream=name) / results if results else None,
-        **{f"p{share}": _latency(change, name, share / 100) for share in (50, 95, 99)},
+        **{f"p{share}": latency(change, name, share / 100) for share in (50, 95, 99)},
         "budget": change.most("latency_budget_seconds", stream=name),
         "in_flight": change.total("in_flight_records", stream=name),
         "lag_records": change.total("lag_records", stream=name),
@@ -51,7 +51,8 @@ def _stream(change: Change, name: str) -> Figures:
     }
 
 
-def _latency(change: Change, name: str, share: float) -> float | None:
+def latency(change: Change, name: str, share: float) -> float | None:
+    """Return the seconds that a share of a stream's results took at most, from producer to commit."""
     return change.quantile("latency_seconds", share, stream=name, stage="total")
 
 
@@ -77,10 +78,20 @@ def _gauge(change: Change, name: str, model: str) -> float | None:
     return change.most(name, model=model) if change.children(name, model=model) else None
 
 
+def look_ups(change: Change) -> float:
+    """Return how often the cache was asked."""
+    return sum(change.growth(name) for name in _LOOK_UPS)
+
+
+def hit_share(change: Change) -> float | None:
+    """Return the share of look-ups that the cache answered, or None where there was none."""
+    asked = look_ups(change)
+    return change.growth("cache_hits_total") / asked if asked else None
+
+
 def _cache(change: Change) -> Figures:
-    looked_up = sum(change.growth(name) for name in _LOOK_UPS)
     return {
-        "hit_share": change.growth("cache_hits_total") / looked_up if looked_up else None,
+        "hit_share": hit_share(change),
         "shared_hits": change.rate("cache_hits_total", tier="shared"),
         "look_ups": sum(change.rate(name) for name in _LOOK_UPS),
         "joins": change.rate("cache_joins_total"),
