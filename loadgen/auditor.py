@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Collection, Iterator, Mapping
-from typing import Final
 
 from loadgen.audit import Judge
 from loadgen.broker import Broker
 from loadgen.reading import TopicReader
 from loadgen.verdict import Ordering, Source, Span, Verdict
-
-SETTLE_SECONDS: Final = 5.0
-"""How long open transactions are waited for: Kafka answers a commit before it has marked it everywhere."""
-SETTLE_PAUSE: Final = 0.05
 
 
 async def audit(
@@ -38,7 +31,8 @@ async def audit(
         TopicReader(broker, "read_uncommitted") as everything,
     ):
         written = await everything.spans(outputs, since)
-        came_out = await _settled(reader, written, since)
+        await reader.settle(written)
+        came_out = await reader.spans(outputs, since)
         given = await reader.spans(inputs, since)
         judge = Judge(given, ordering)
         async for records in reader.read(given):
@@ -49,20 +43,6 @@ async def audit(
                 judge.take(record)
     doubts = list(_doubts(came_out, written))
     return judge.verdict(doubts, is_whole=not doubts)
-
-
-async def _settled(
-    reader: TopicReader, written: Mapping[Source, Span], since: Mapping[Source, int] | None
-) -> dict[Source, Span]:
-    """Return the committed spans once they hold what was written, or as they are after `SETTLE_SECONDS`."""
-    outputs = {topic for topic, _ in written}
-    give_up = time.monotonic() + SETTLE_SECONDS
-    while True:
-        spans = await reader.spans(outputs, since)
-        is_settled = all(spans[source].end >= span.end for source, span in written.items())
-        if is_settled or time.monotonic() > give_up:
-            return spans
-        await asyncio.sleep(SETTLE_PAUSE)
 
 
 def _doubts(came_out: Mapping[Source, Span], written: Mapping[Source, Span]) -> Iterator[str]:

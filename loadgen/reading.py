@@ -19,7 +19,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from loadgen.broker import Broker
 from loadgen.verdict import Source, Span
-from stream_infer.bus.consumer import Isolation, make_consumer
+from stream_infer.bus.consumer import Isolation, make_consumer, partitions_of, wait_until_settled
 
 POLL_MS: Final = 500
 STALL_SECONDS: Final = 60.0
@@ -79,6 +79,19 @@ class TopicReader:
             for target in targets
         }
 
+    async def settle(self, written: Mapping[Source, Span]) -> None:
+        """Return once what was written is committed or aborted, or transactions count as left open.
+
+        Raises:
+            ReadingError: the broker does not answer.
+        """
+        try:
+            await wait_until_settled(
+                self._consumer, {TopicPartition(*source): span.end for source, span in written.items()}
+            )
+        except KafkaError as error:
+            raise ReadingError(f"the broker does not say what is committed: {error!r}") from error
+
     async def read(self, spans: Mapping[Source, Span]) -> AsyncIterator[list[Any]]:
         """Give the records of the spans, each partition in order, and end.
 
@@ -126,14 +139,10 @@ class TopicReader:
         return [record for records in fetched.values() for record in records]
 
     async def _targets(self, topics: Iterable[str]) -> list[TopicPartition]:
-        asked = sorted(set(topics))
-        if missing := set(asked) - await self._consumer.topics():
+        asked = set(topics)
+        if missing := asked - await self._consumer.topics():
             raise ReadingError(f"no such topic: {', '.join(sorted(missing))}")
-        return [
-            TopicPartition(topic, partition)
-            for topic in asked
-            for partition in sorted(await self._consumer._client._wait_on_metadata(topic))  # noqa: SLF001 - the public way answers None until asked before
-        ]
+        return await partitions_of(self._consumer, asked)
 
 
 def _target(record: Any) -> TopicPartition:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -12,7 +12,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from stream_infer.bus.connection import REACH_BACKOFF, Connection
-from stream_infer.bus.consumer import make_consumer
+from stream_infer.bus.consumer import make_consumer, partitions_of, wait_until_settled
 from stream_infer.bus.source import to_record
 from stream_infer.bus.topics import require
 from stream_infer.errors import BusError
@@ -20,10 +20,6 @@ from stream_infer.schemas import Record
 
 POLL_MS = 1_000
 """How long one wait for records lasts; records end it at once."""
-
-SETTLE_SECONDS = 5.0
-"""How long open transactions are waited for before what is committed is read without them."""
-SETTLE_PAUSE = 0.01
 
 log = structlog.get_logger(__name__)
 
@@ -41,11 +37,14 @@ class TopicFollower:
         topics: Collection[str],
         *,
         start: Literal["beginning", "end"] = "beginning",
+        settles: bool = False,
     ) -> None:
+        """With `settles` the start waits, for a bounded time, for transactions that are open then."""
         self.caught_up = asyncio.Event()
         self._connection = connection
         self._topics = sorted(topics)
         self._start = start
+        self._settles = settles
         self._consumer: Any = None
         self._ends: dict[TopicPartition, int] = {}
 
@@ -83,12 +82,20 @@ class TopicFollower:
                 yield records
 
     async def _begin(self) -> None:
-        targets = await _partitions_of(self._consumer, self._topics)
+        targets = await partitions_of(self._consumer, self._topics)
+        if self._settles:
+            await self._settle(targets)
         self._consumer.assign(targets)
         self._ends = await self._consumer.end_offsets(targets)
         begins = self._ends if self._start == "end" else await self._consumer.beginning_offsets(targets)
         for target, offset in begins.items():
             self._consumer.seek(target, offset)
+
+    async def _settle(self, targets: list[TopicPartition]) -> None:
+        async with make_consumer(self._connection.arguments, isolation="read_uncommitted") as everything:
+            written = await everything.end_offsets(targets)
+        if not await wait_until_settled(self._consumer, written):
+            log.warning("transactions_left_open", topics=self._topics)
 
     async def _note_progress(self) -> None:
         positions = [await self._consumer.position(target) >= end for target, end in self._ends.items()]
@@ -128,39 +135,10 @@ async def read_present(
         ConfigError: a topic does not exist.
         BusError: the broker is out of reach or refuses.
     """
-    await require(connection, topics)
-    await _wait_until_settled(connection, topics)
-    async with TopicFollower(connection, topics) as follower, asyncio.TaskGroup() as tasks:
+    async with TopicFollower(connection, topics, settles=True) as follower, asyncio.TaskGroup() as tasks:
         reading = tasks.create_task(_hand_over(follower, take))
         await follower.caught_up.wait()
         reading.cancel()
-
-
-async def _wait_until_settled(connection: Connection, topics: Collection[str]) -> None:
-    """Return once all that the topics hold now is committed or aborted, or after `SETTLE_SECONDS`."""
-    committed = make_consumer(connection.arguments)
-    everything = make_consumer(connection.arguments, isolation="read_uncommitted")
-    try:
-        async with committed, everything, asyncio.timeout(SETTLE_SECONDS):
-            written = await everything.end_offsets(await _partitions_of(everything, topics))
-            while not _reaches(await committed.end_offsets(written), written):  # noqa: ASYNC110 - a broker sets no event
-                await asyncio.sleep(SETTLE_PAUSE)
-    except TimeoutError:
-        log.warning("transactions_left_open", topics=sorted(topics))
-    except KafkaError as error:
-        raise BusError(f"cannot read {', '.join(sorted(topics))}: {error}") from error
-
-
-async def _partitions_of(consumer: Any, topics: Collection[str]) -> list[TopicPartition]:
-    return [
-        TopicPartition(topic, partition)
-        for topic in sorted(topics)
-        for partition in await consumer._client._wait_on_metadata(topic)  # noqa: SLF001 - the public way answers None until asked before
-    ]
-
-
-def _reaches(ends: Mapping[TopicPartition, int], marks: Mapping[TopicPartition, int]) -> bool:
-    return all(ends[partition] >= mark for partition, mark in marks.items())
 
 
 async def _hand_over(follower: TopicFollower, take: Callable[[list[Record]], None]) -> None:
