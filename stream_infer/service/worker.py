@@ -27,6 +27,7 @@ from stream_infer.service.broker import check_topics, open_connection
 from stream_infer.service.encoding import OutcomeEncoder
 from stream_infer.service.following import follow_passages, follow_quality, share_cache
 from stream_infer.service.inference import Inference
+from stream_infer.service.memory import heap_trimmer, keep_trimmed
 from stream_infer.service.partitions import PartitionOwner
 from stream_infer.service.quality import QualityBoard
 from stream_infer.service.readiness import WorkerState
@@ -136,7 +137,7 @@ class Worker:
     async def _start_background(self) -> list[asyncio.Task[None]]:
         """Start what goes on beside the intake; returns once passages are replayed."""
         start = self._background.create_task
-        tasks = [start(self._inference.run())]
+        tasks = [start(self._inference.run()), start(keep_trimmed(heap_trimmer()))]
         cache = self._settings.cache
         if cache.shared:
             sharing = share_cache(
