@@ -15,6 +15,9 @@ from stream_infer.schemas import MAX_TOP_K, Ordering, Task
 EMBEDDED = "embedded"
 """The value of `kafka.bootstrap_servers` that starts a broker as a child process."""
 
+UNMEASURED_BATCH_TOKENS = 2_048
+"""Tokens in a batch of a model that neither the settings nor measured runs size."""
+
 PositiveInt = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
@@ -92,7 +95,8 @@ class ModelSettings(Section):
     source: str
     precision: Precision = Precision.INT8
     device: str = "auto"
-    max_batch_tokens: PositiveInt = 2_048
+    max_batch_tokens: PositiveInt | None = None
+    """None: what a few measured runs at the start speak for, or `UNMEASURED_BATCH_TOKENS`."""
     min_agreement: Share = 0.9
     max_new_tokens: PositiveInt = 64
     """Only for `generate`: the longest answer."""
@@ -100,7 +104,6 @@ class ModelSettings(Section):
     def spec(self, name: str) -> ModelSpec:
         """Return what a replica is told about the model."""
         options = {
-            "max_batch_tokens": self.max_batch_tokens,
             "min_agreement": self.min_agreement,
             "max_new_tokens": self.max_new_tokens,
         }

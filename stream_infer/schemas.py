@@ -151,7 +151,8 @@ class ModelInfo:
 
     `agreement` is the share of the packaged sample on which int8 and full precision agree
     (1.0 when nothing was quantised); `languages` are directions such as `en-pt`; `labels` are
-    in the order of the output vector.
+    in the order of the output vector. `batch_tokens` and `threads` are what the model was found to run
+    best with, 0 where that was not measured.
     """
 
     name: str
@@ -164,6 +165,8 @@ class ModelInfo:
     agreement: float = 1.0
     labels: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
+    batch_tokens: int = 0
+    threads: int = 0
 
 
 @dataclass(frozen=True, slots=True)

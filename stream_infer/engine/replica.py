@@ -58,7 +58,7 @@ class Replica:
         self.infos: Mapping[str, ModelInfo] = {}
         self.respawns = 0
         self._models = tuple(models)
-        self._threads = threads
+        self.threads = threads
         self._watchdog = watchdog
         self._factor = factor
         self._nursery: NurseryProcess | None = None
@@ -102,11 +102,18 @@ class Replica:
         return self._child.resident_bytes if self._child else 0
 
     async def run(
-        self, model: str, batch: Sequence[Tokens], options: Sequence[str], *, expected: float
+        self,
+        model: str,
+        batch: Sequence[Tokens],
+        options: Sequence[str],
+        *,
+        expected: float,
+        threads: int | None = None,
     ) -> list[Output]:
         """Return the output of each item, in order; one call runs at a time, others wait their turn.
 
-        `expected` is the predicted time in seconds.
+        `expected` is the predicted time in seconds. `threads` is at most the replica's share of the
+        cores, which is also the default.
 
         Raises:
             ModelFailedError: the model raised.
@@ -114,12 +121,13 @@ class Replica:
             ReplicaDiedError: the process ended during the batch, or cannot be replaced.
             ReplicaTimeoutError: no answer within the watchdog's time; the process was killed.
         """
+        message = encode_batch(model, batch, options, min(threads or self.threads, self.threads))
         async with self._turn:
             child = await self._living_child()
             allowed = max(self._watchdog, expected * self._factor)
             try:
                 async with asyncio.timeout(allowed):
-                    reply = await child.ask(encode_batch(model, batch, options))
+                    reply = await child.ask(message)
             except TimeoutError as error:
                 await self._bury(child)
                 raise ReplicaTimeoutError(f"{model}: no answer within {allowed:.1f} s") from error
@@ -163,7 +171,7 @@ class Replica:
         if self._nursery is not None and self._nursery.process.returncode is not None:
             await self._give_nursery_up()
         if self._nursery is None:
-            self._nursery = await NurseryProcess.start(self._models, self._threads)
+            self._nursery = await NurseryProcess.start(self._models, self.threads)
         child, first = await self._nursery.fork()
         infos = [decode_info(info) for info in first["infos"]]
         self.infos = {info.name: info for info in infos}

@@ -11,6 +11,7 @@ import numpy as np
 import structlog
 
 from stream_infer.engine.backend import Backend
+from stream_infer.engine.threads import use_threads
 from stream_infer.engine.wire import Message, decode_batch, encode_outputs, receive_frame, send_frame
 from stream_infer.errors import ModelFailedError, OutOfMemoryError
 from stream_infer.schemas import Output, Tokens
@@ -31,6 +32,7 @@ def serve(connection: socket.socket, backends: Mapping[str, Backend]) -> None:
 def answer(message: Message, backends: Mapping[str, Backend]) -> Message:
     """Return a batch's outputs, or the `reason` and `error` of its failure."""
     model, batch, options = decode_batch(message)
+    use_threads(message["threads"])
     try:
         return encode_outputs(_run(backends[model], batch, options))
     except Exception as error:  # noqa: BLE001 - the edge of the engine: failures are the caller's to judge

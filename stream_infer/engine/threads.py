@@ -1,8 +1,9 @@
-"""How many cores this process may use, and a replica's share of them."""
+"""How many cores this process may use, a replica's share of them, and how it is kept to."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,14 @@ def available_cores() -> float:
     cores = float(len(os.sched_getaffinity(0)))
     quotas = [quota for quota in (_unified_quota(_CGROUPS, _OWN_CGROUP), _legacy_quota(_CGROUPS)) if quota]
     return min([cores, *quotas])
+
+
+def use_threads(threads: int) -> None:
+    """Have torch compute on so many threads; what is started without torch is told by the environment."""
+    if (torch := sys.modules.get("torch")) is None:
+        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    elif torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
 
 
 def _unified_quota(root: Path, own: Path) -> float | None:

@@ -53,10 +53,11 @@ async def read_frame(reader: StreamReader) -> Message | None:
         return None
 
 
-def encode_batch(model: str, batch: Sequence[Tokens], options: Sequence[str]) -> Message:
-    """Return the message that asks for a batch to be run."""
+def encode_batch(model: str, batch: Sequence[Tokens], options: Sequence[str], threads: int) -> Message:
+    """Return the message that asks for a batch to be run on so many threads."""
     return {
         "model": model,
+        "threads": threads,
         "ids": np.concatenate([tokens.ids for tokens in batch]).astype("<i4", copy=False).tobytes(),
         "lengths": [len(tokens.ids) for tokens in batch],
         "truncated": [tokens.truncated for tokens in batch],

@@ -27,6 +27,7 @@ from stream_infer.engine.backend import Backend, load_backend
 from stream_infer.engine.serving import describe, serve
 from stream_infer.engine.sources import SourceKind
 from stream_infer.engine.specs import ModelSpec
+from stream_infer.engine.threads import use_threads
 from stream_infer.engine.wire import Message, decode_spec, encode_info, receive_frame, send_frame
 from stream_infer.errors import ConfigError
 from stream_infer.log import configure_logging
@@ -96,7 +97,7 @@ def run_child(
     try:
         die_with_parent()
         volunteer_for_oom_kill(_CHILD_OOM_SCORE)
-        _use_threads(threads)
+        use_threads(threads)
         with socket.socket(fileno=descriptor) as connection:
             try:
                 backends = {**loaded, **load_all([spec for spec in specs if spec.name not in loaded])}
@@ -155,14 +156,6 @@ def volunteer_for_oom_kill(score: int) -> None:
         Path("/proc/self/oom_score_adj").write_text(str(score), encoding="ascii")
     except OSError as error:
         log.warning("oom_score_not_set", error=str(error))
-
-
-def _use_threads(threads: int) -> None:
-    # Without torch there is nothing here that would use them.
-    if (torch := sys.modules.get("torch")) is not None:
-        torch.set_num_threads(threads)
-    else:
-        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
 
 
 def _receive_order(control: socket.socket) -> tuple[Message, int] | None:

@@ -12,13 +12,13 @@ from typing import Self
 import structlog
 
 from stream_infer.config import Late, Settings
+from stream_infer.engine.calibration import Calibration
 from stream_infer.engine.replica import Replica
 from stream_infer.engine.sources import resolve
 from stream_infer.engine.specs import ModelKind
 from stream_infer.engine.threads import threads_per_replica
 from stream_infer.engine.tokenization import Tokenizer, load_tokenizer
 from stream_infer.errors import EngineError, ModelFailedError
-from stream_infer.flow.lane import Lane, LaneLimits
 from stream_infer.flow.pending import Batch, StreamPlan, Unencoded
 from stream_infer.flow.processor import Processor
 from stream_infer.flow.retry import RetryPolicy
@@ -26,6 +26,7 @@ from stream_infer.metrics import Metrics
 from stream_infer.retrieval.cache import EmbeddingCache, model_identity, work_key
 from stream_infer.retrieval.index import PassageIndex
 from stream_infer.schemas import ModelInfo, Outcome, Output, Partition, Request, Tokens, Work
+from stream_infer.service.calibrating import calibrate_models, calibrated, make_lane
 from stream_infer.service.recipes import RecipeBook
 
 log = structlog.get_logger(__name__)
@@ -56,12 +57,13 @@ class Inference:
         self._batchable = asyncio.Event()
         self._replicas: list[Replica] = []
         self._tokenizers: dict[str, Tokenizer] = {}
+        self._calibrations: dict[str, Calibration] = {}
         self._identities: dict[str, str] = {}
         self._processor: Processor
         self._recipes: RecipeBook
 
     async def __aenter__(self) -> Self:
-        """Start the replicas and load the tokenizers, all at the same time.
+        """Start the replicas and load the tokenizers, all at the same time; then find how models run best.
 
         Raises:
             ConfigError: a model cannot be loaded, or its 8-bit form is not faithful enough.
@@ -71,10 +73,11 @@ class Inference:
                 tokenizers = group.create_task(asyncio.to_thread(self._load_tokenizers))
                 for replica in self._make_replicas():
                     group.create_task(self._stack.enter_async_context(replica))
+            self._tokenizers = tokenizers.result()
+            self._calibrations = await calibrate_models(self._settings, self._replicas, self._tokenizers)
         except BaseException:
             await self._stack.aclose()
             raise
-        self._tokenizers = tokenizers.result()
         self._identities = {name: self._identity(name, info) for name, info in self.infos.items()}
         self._processor = self._make_processor()
         self._recipes = RecipeBook(self._settings, self.infos, self._tokenizers, self._index)
@@ -90,7 +93,8 @@ class Inference:
     @property
     def infos(self) -> dict[str, ModelInfo]:
         """What each loaded model says of itself."""
-        return dict(self._replicas[0].infos)
+        infos = self._replicas[0].infos
+        return {name: calibrated(info, self._calibrations.get(name)) for name, info in infos.items()}
 
     @property
     def is_working(self) -> bool:
@@ -164,7 +168,13 @@ class Inference:
         metrics.engine_tokens.inc(batch.tokens)
         started = monotonic()
         try:
-            outputs = await replica.run(batch.lane, batch.inputs, batch.options, expected=batch.expected)
+            outputs = await replica.run(
+                batch.lane,
+                batch.inputs,
+                batch.options,
+                expected=batch.expected,
+                threads=self._threads(batch.lane),
+            )
         except EngineError as error:
             log.warning("batch_failed", model=batch.lane, items=len(batch.items), error=str(error))
             self._processor.batch_failed(batch, error, monotonic())
@@ -204,7 +214,7 @@ class Inference:
             for name, stream in self._settings.streams.items()
         }
         lanes = [
-            Lane(name, LaneLimits(model.max_batch_tokens, service.max_batch_items))
+            make_lane(name, model, service.max_batch_items, self._calibrations.get(name))
             for name, model in self._settings.used_models.items()
         ]
         return Processor(
@@ -222,6 +232,10 @@ class Inference:
         longest = f"/{settings.max_new_tokens}" if settings.kind is ModelKind.GENERATE else ""
         return model_identity(info) + longest
 
+    def _threads(self, model: str) -> int | None:
+        calibration = self._calibrations.get(model)
+        return calibration.threads if calibration else None
+
     def _key_of(self, work: Work) -> bytes:
         return work_key(work, self._identities[work.model])
 
@@ -236,6 +250,8 @@ class Inference:
                 precision=info.precision,
                 device=info.device,
                 agreement=info.agreement,
+                batch_tokens=info.batch_tokens,
+                threads=info.threads,
             )
 
     def _show(self) -> None:

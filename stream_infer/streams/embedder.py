@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_infer.config import Settings
+from stream_infer.config import UNMEASURED_BATCH_TOKENS, Settings
 from stream_infer.engine.replica import Replica
 from stream_infer.engine.sources import resolve
 from stream_infer.engine.tokenization import Tokenizer, load_tokenizer
@@ -123,7 +123,7 @@ async def open_embedder(settings: Settings) -> AsyncIterator[ReplicaEmbedder]:
             tokenizer,
             model=name,
             identity=vector_space(replica.infos[name]),
-            max_batch_tokens=model.max_batch_tokens,
+            max_batch_tokens=model.max_batch_tokens or UNMEASURED_BATCH_TOKENS,
             max_attempts=service.max_attempts,
         )
 

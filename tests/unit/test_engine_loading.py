@@ -195,6 +195,6 @@ def test_a_backend_that_loses_an_item_fails_the_batch() -> None:
     """Outputs are never matched to the wrong items."""
     batch = [Tokens(torch.ones(1, dtype=torch.int32).numpy())]
 
-    reply = answer(encode_batch("m", batch, [""]), {"m": Forgetful()})
+    reply = answer(encode_batch("m", batch, [""], threads=1), {"m": Forgetful()})
 
     assert {"reason": "model_failed", "error": "ValueError: 0 outputs for 1 items"} == reply

@@ -43,7 +43,7 @@ def test_batches_arrive_as_they_were_sent(items: list[tuple[list[int], bool, str
     """Ids, marks of truncation and options keep their items."""
     batch = [Tokens(np.array(ids, np.int32), cut) for ids, cut, _ in items]
 
-    message = through_the_wire(encode_batch("model", batch, [option for _, _, option in items]))
+    message = through_the_wire(encode_batch("model", batch, [option for _, _, option in items], threads=2))
     model, received, options = decode_batch(message)
 
     assert "model" == model

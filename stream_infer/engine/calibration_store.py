@@ -1,0 +1,80 @@
+"""Calibrations that this machine has made before, a small JSON file each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+import structlog
+
+from stream_infer.engine.calibration import Calibration, Trial
+
+_CPUINFO: Final = Path("/proc/cpuinfo")
+_PACKAGES: Final = ("stream-infer", "torch", "transformers", "bitsandbytes")
+
+log = structlog.get_logger(__name__)
+
+Conditions = Mapping[str, str | int]
+"""What a calibration depends on; one that was made under others does not hold."""
+
+
+class CalibrationStore:
+    """Keeps calibrations by the conditions under which they were made.
+
+    A directory that cannot be read or written costs a calibration at every start, not the start.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def find(self, conditions: Conditions) -> Calibration | None:
+        """Return what was found under these conditions, or None where nothing usable is kept."""
+        try:
+            kept = json.loads(self._path(conditions).read_bytes())
+            found = kept["calibration"]
+            trials = tuple(Trial(int(each["tokens"]), float(each["seconds"])) for each in found["trials"])
+            return Calibration(int(found["threads"]), int(found["batch_tokens"]), trials)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("calibration_unreadable", path=str(self._path(conditions)), error=str(error))
+            return None
+
+    def keep(self, conditions: Conditions, calibration: Calibration) -> None:
+        """Keep a calibration; readers see all of it or nothing."""
+        path = self._path(conditions)
+        part = path.with_suffix(f".{uuid4().hex}")
+        text = json.dumps({"conditions": dict(conditions), "calibration": asdict(calibration)}, indent=2)
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
+        except OSError as error:
+            log.warning("calibration_not_kept", path=str(path), error=str(error))
+
+    def _path(self, conditions: Conditions) -> Path:
+        text = json.dumps(dict(conditions), sort_keys=True)
+        return self._directory / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+
+
+def machine_conditions() -> dict[str, str | int]:
+    """Return what of this machine and its libraries decides how fast a model runs."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count() or 0,
+        **{name: version(name) for name in _PACKAGES},
+    }
+
+
+def _processor() -> str:
+    lines = _CPUINFO.read_text(encoding="utf-8").splitlines() if _CPUINFO.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
