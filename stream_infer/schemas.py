@@ -1,9 +1,13 @@
-"""The data that the rooms exchange: records, requests, work, outputs and outcomes."""
+"""The data that the rooms exchange: records, requests, work, outputs and outcomes.
+
+What is made for every event, whatever comes of it, is a named tuple: it takes a quarter of the time of a
+frozen dataclass.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -40,8 +44,7 @@ class Partition:
     partition: int
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One input record as it came from the bus, kept whole so that a dead letter can carry it."""
 
     topic: str
@@ -93,8 +96,7 @@ class AnswerBody:
 Body = ClassifyBody | TranslateBody | AnswerBody
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A decoded record; texts in `body` are prepared and not empty.
 
     `deadline` and `arrived` are monotonic seconds.
@@ -108,8 +110,7 @@ class Request:
     deadline: float
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """One piece of text for one model; equal work has equal output, which makes it cacheable.
 
     `pair` is the second text of models that read two (extractive readers), `option` what else
@@ -169,8 +170,7 @@ class ModelInfo:
     threads: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Stages:
+class Stages(NamedTuple):
     """Where one record's time went, in seconds: the answer to "why was my event late".
 
     `queue` is the wait for the tokenizer and tokenising, `batch` the wait in the lane, `engine` the
@@ -212,8 +212,7 @@ class BatchRun:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """A request that came out well; `finished` is in monotonic seconds.
 
     What came from the cache has neither `waits` nor `batches`.
@@ -224,7 +223,7 @@ class Result:
     stream: str
     body: ResultBody
     model: str
-    stages: Stages = field(default_factory=Stages)
+    stages: Stages = Stages()
     late: bool = False
     finished: float = 0.0
     waits: tuple[Wait, ...] = ()

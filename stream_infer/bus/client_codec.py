@@ -25,7 +25,7 @@ from stream_infer.schemas import (
 _TASKS: dict[type[Body], str] = {ClassifyBody: "classify", TranslateBody: "translate", AnswerBody: "answer"}
 _SOURCE_PREFIX = "/stream_infer/"
 _TIMING = re.compile(r"(\w+);dur=([0-9.]+)")
-_STAGES = frozenset(asdict(Stages()))
+_STAGES = frozenset(Stages._fields)
 
 
 def encode_request(

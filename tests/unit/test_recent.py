@@ -28,7 +28,7 @@ def noted(*outcomes: Result | DeadLetter, shows_text: bool = False) -> RecentOut
 
 
 def test_a_late_events_stages_add_up_to_its_total() -> None:
-    (event,) = noted(LATE, replace(LATE, late=False)).as_dict()["late"]
+    (event,) = noted(LATE, LATE._replace(late=False)).as_dict()["late"]
 
     assert (9_000, "classify", "requests.classify/3/17", 0.5, 2.5) == tuple(
         event[name] for name in ("at_ms", "stream", "place", "budget", "total")
@@ -66,7 +66,7 @@ def test_nothing_that_producers_wrote_is_shown_unless_told() -> None:
     ],
 )
 def test_a_text_that_cannot_be_read_is_none(value: bytes | None, text: str | None) -> None:
-    letter = replace(LETTER, record=replace(RECORD, value=value))
+    letter = replace(LETTER, record=RECORD._replace(value=value))
 
     shown = noted(letter, shows_text=True).as_dict()
 
@@ -75,9 +75,9 @@ def test_a_text_that_cannot_be_read_is_none(value: bytes | None, text: str | Non
 
 
 def test_the_latest_are_kept_the_newest_first() -> None:
-    letters = [replace(LETTER, record=replace(RECORD, offset=offset)) for offset in range(3 * KEPT)]
+    letters = [replace(LETTER, record=RECORD._replace(offset=offset)) for offset in range(3 * KEPT)]
     recent = noted(*letters)
-    recent.note([replace(LETTER, record=replace(RECORD, offset=999))], now=6.0, at_ms=9_500)
+    recent.note([replace(LETTER, record=RECORD._replace(offset=999))], now=6.0, at_ms=9_500)
 
     places = [letter["place"] for letter in recent.as_dict()["dead_letters"]]
 

@@ -45,7 +45,7 @@ def result(of: Record, **changes: Any) -> Result:
     stages = Stages(5.0, 0.5, 0.5, 1.0, 7.5)
     wait = Wait(10.0, 10.5, 11.0, 12.0)
     made = Result(of, "secret id", "s", {"label": "secret"}, "m", stages, False, 12.5, (wait,), (BATCH,))
-    return replace(made, **changes)
+    return made._replace(**changes)
 
 
 def letter(of: Record, **changes: Any) -> DeadLetter:
