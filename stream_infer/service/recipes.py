@@ -15,7 +15,7 @@ from stream_infer.errors import ConfigError
 from stream_infer.retrieval.index import PassageIndex
 from stream_infer.schemas import ModelInfo, Recipe, Request, Task, Work
 from stream_infer.tasks.answering import AnswerSettings, answer
-from stream_infer.tasks.classification import classify
+from stream_infer.tasks.classification import Judge, classify
 from stream_infer.tasks.prompts import Prompter
 from stream_infer.tasks.readers import ExtractiveReader, GenerativeReader, Reader, SentenceReader
 from stream_infer.tasks.translation import TranslationModel, translate
@@ -54,7 +54,7 @@ class RecipeBook:
     def _maker(self, name: str, stream: StreamSettings) -> Maker:
         match stream.task:
             case Task.CLASSIFY:
-                return partial(classify, model=stream.model, head=self._head(name, stream.model))
+                return partial(classify, model=stream.model, judge=Judge(self._head(name, stream.model)))
             case Task.TRANSLATE:
                 return partial(translate, model=self._translation_model(stream.model))
             case Task.ANSWER:
