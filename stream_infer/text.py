@@ -19,7 +19,10 @@ def prepare_text(text: str) -> str:
     spaces, the text is composed (NFC), and each run of whitespace becomes one space. Lone surrogates
     must have been refused before.
     """
-    return " ".join(_clean(text).split())
+    text = _clean(text)
+    # Most texts are in order, and to see that takes less time than to split them.
+    is_tidy = text.isprintable() and "  " not in text and text == text.strip(" ")
+    return text if is_tidy else " ".join(text.split())
 
 
 def prepare_layout(text: str) -> str:

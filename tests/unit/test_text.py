@@ -33,6 +33,12 @@ def test_prepared_text_is_composed_and_single_spaced(text: str) -> None:
     assert prepared == prepared.strip()
 
 
+@given(st.text("a \t\u00a0\u200b\u3000"))
+def test_a_text_in_order_is_prepared_like_any_other(text: str) -> None:
+    """The short way, which most texts take, ends where the long one does."""
+    assert " ".join(text.replace("\u200b", " ").split()) == prepare_text(text)
+
+
 @given(st.text().filter(lambda text: "&" not in text))
 def test_preparing_twice_changes_nothing(text: str) -> None:
     assert prepare_text(text) == prepare_text(prepare_text(text))
