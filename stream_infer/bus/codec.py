@@ -37,6 +37,8 @@ MAX_BARE_KEY_BYTES = 1_024
 TRACE_HEADERS = ("traceparent", "tracestate")
 DEAD_LETTER_PREFIX = "dead_letter_"
 
+Header = tuple[str, bytes | None]
+
 _TYPE_PREFIX = "stream_infer."
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{2,8}){0,3}")
 _TIMING = b"bus;dur=%.3f, queue;dur=%.3f, batch;dur=%.3f, engine;dur=%.3f, total;dur=%.3f"
@@ -92,7 +94,8 @@ class ResultEncoder:
     ) -> None:
         self._topic = stream.output
         self._format = stream.response_format
-        self._common: list[tuple[str, bytes | None]] = [
+        self._commons: dict[tuple[str, int], list[Header]] = {}
+        self._common: list[Header] = [
             ("content-type", CONTENT_TYPES[stream.response_format]),
             ("ce_specversion", b"1.0"),
             ("ce_type", f"{_TYPE_PREFIX}{stream.task}.result.v1".encode()),
@@ -115,10 +118,8 @@ class ResultEncoder:
         """
         record, stages = result.record, result.stages
         headers = [
-            *self._common,
+            *self._common_of(record.topic, record.partition),
             ("ce_id", result.id.encode()),
-            ("source_topic", record.topic.encode()),
-            ("source_partition", b"%d" % record.partition),
             ("source_offset", b"%d" % record.offset),
             (
                 "server-timing",
@@ -138,6 +139,14 @@ class ResultEncoder:
             headers.extend(header for header in record.headers if header[0] in TRACE_HEADERS)
         value = encode_value({"id": result.id, **result.body}, self._format)
         return OutRecord(self._topic, record.key, value, headers)
+
+    def _common_of(self, topic: str, partition: int) -> list[Header]:
+        """Return the headers that all results of an input partition have in common."""
+        found = self._commons.get((topic, partition))
+        if found is None:
+            origin: list[Header] = [("source_topic", topic.encode()), ("source_partition", b"%d" % partition)]
+            found = self._commons[topic, partition] = [*self._common, *origin]
+        return found
 
 
 def encode_dead_letter(letter: DeadLetter, topic: str) -> OutRecord:
@@ -162,7 +171,7 @@ def encode_bare_dead_letter(letter: DeadLetter, topic: str) -> OutRecord:
     return OutRecord(topic, key if keeps_key else None, None, headers)
 
 
-def _reasons(letter: DeadLetter) -> list[tuple[str, bytes | None]]:
+def _reasons(letter: DeadLetter) -> list[Header]:
     record = letter.record
     reasons: dict[str, object] = {
         "reason": letter.reason,
