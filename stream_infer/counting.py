@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, repeat
 
 from prometheus_client import Counter, Histogram
 from prometheus_client.core import HistogramMetricFamily
@@ -20,7 +20,7 @@ class Distribution:
     """How many values fell into each bucket.
 
     It takes six values for each event, so it does without the lock of the library's histogram and
-    costs a sixth: it is filled and read in the event loop only.
+    takes many at once: it is filled and read in the event loop only.
     """
 
     __slots__ = ("_bounds", "_counts", "_sum")
@@ -30,10 +30,11 @@ class Distribution:
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
 
-    def observe(self, value: float) -> None:
-        """Count a value; one on a bound belongs below it."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+    def observe(self, values: Sequence[float]) -> None:
+        """Count values; one on a bound belongs below it."""
+        for bucket in map(bisect_left, repeat(self._bounds), values):
+            self._counts[bucket] += 1
+        self._sum += sum(values)
 
     def add_to(self, family: HistogramMetricFamily, labels: Labels) -> None:
         """Add the buckets, each with all those below it, as the exposition has them."""
@@ -61,8 +62,7 @@ class StreamMetrics:
         results = [outcome for outcome in outcomes if isinstance(outcome, Result)]
         self.results.inc(len(results))
         self.late.inc(sum(result.late for result in results))
-        for result in results:
-            self._observe(result, now)
+        self._observe(results, now)
         for outcome in outcomes:
             if isinstance(outcome, DeadLetter):
                 self._count_dead_letter(outcome)
@@ -72,11 +72,19 @@ class StreamMetrics:
         self.transactions["committed"].inc()
         self.transaction_seconds.observe(seconds)
 
-    def _observe(self, result: Result, now: float) -> None:
-        stages, publish = result.stages, now - result.finished
-        seconds = (stages.bus, stages.queue, stages.batch, stages.engine, publish, stages.total + publish)
-        for distribution, value in zip(self.stages, seconds, strict=True):
-            distribution.observe(value)
+    def _observe(self, results: Sequence[Result], now: float) -> None:
+        stages = [result.stages for result in results]
+        publish = [now - result.finished for result in results]
+        seconds = (
+            [each.bus for each in stages],
+            [each.queue for each in stages],
+            [each.batch for each in stages],
+            [each.engine for each in stages],
+            publish,
+            [each.total + last for each, last in zip(stages, publish, strict=True)],
+        )
+        for distribution, values in zip(self.stages, seconds, strict=True):
+            distribution.observe(values)
 
     def _count_dead_letter(self, letter: DeadLetter) -> None:
         self.dead_letters[letter.reason].inc()
