@@ -36,7 +36,8 @@ class InputPartition:
         """About how many tokens those hold."""
         self._tracker = OffsetTracker(start, done)
         self._gate = OrderGate(ordering)
-        self._timestamps_ms: dict[int, int] = {}
+        self._buffered: dict[int, tuple[int, int]] = {}
+        """The timestamp and the tokens of each buffered record, by its offset, the lowest first."""
         self._publishable: deque[Outcome] = deque()
         self._open: Publication | None = None
 
@@ -48,7 +49,7 @@ class InputPartition:
     @property
     def oldest_ms(self) -> int | None:
         """The timestamp of the buffered record with the lowest offset, or None if none is buffered."""
-        return next(iter(self._timestamps_ms.values()), None)
+        return next((timestamp_ms for timestamp_ms, _ in self._buffered.values()), None)
 
     @property
     def position(self) -> int:
@@ -68,8 +69,9 @@ class InputPartition:
         fresh = [record for record in records if self._tracker.admit(record.offset)]
         for record in fresh:
             self._gate.admit(record)
-            self._timestamps_ms[record.offset] = record.timestamp_ms
-            self.tokens += estimate_tokens(record)
+            tokens = estimate_tokens(record)
+            self._buffered[record.offset] = record.timestamp_ms, tokens
+            self.tokens += tokens
         self.records += len(fresh)
         return fresh
 
@@ -96,8 +98,8 @@ class InputPartition:
         self._open = None
         self.records -= len(publication.outcomes)
         for outcome in publication.outcomes:
-            del self._timestamps_ms[outcome.record.offset]
-        self.tokens -= sum(estimate_tokens(outcome.record) for outcome in publication.outcomes)
+            _, tokens = self._buffered.pop(outcome.record.offset)
+            self.tokens -= tokens
 
     def _collect(self, limit: int) -> Publication | None:
         """Choose outcomes and finish their offsets.

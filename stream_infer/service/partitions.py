@@ -129,10 +129,11 @@ class PartitionOwner:
             self._drained.clear()
         return fresh
 
-    def finish(self, outcome: Outcome) -> None:
-        """Take an outcome in; it is published with the next transaction that has its turn."""
+    def finish(self, outcomes: Iterable[Outcome]) -> None:
+        """Take outcomes in; they are published with the next transaction that has its turn."""
         if self._state is not None:
-            self._state.finish(outcome)
+            for outcome in outcomes:
+                self._state.finish(outcome)
             self._changed.set()
 
     def rewind(self, end: int) -> None:

@@ -6,6 +6,8 @@ import asyncio
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 from time import monotonic, time
 
 import structlog
@@ -46,6 +48,8 @@ LONGEST_TURN = 0.05
 """Seconds of taking in after which other tasks, heartbeats among them, have their turn."""
 MAX_FETCH = 1024
 """Records taken at once, so that one fetch does not keep the event loop from everything else."""
+
+_ORIGIN = attrgetter("record.topic", "record.partition")
 
 
 async def run_worker(settings: Settings) -> None:
@@ -196,13 +200,15 @@ class Worker:
         name, stream = self._streams[owner.partition.topic]
         now, wall_ms = monotonic(), int(time() * 1000)
         requests: list[Request] = []
-        fresh = owner.admit(records)
-        for record in fresh:
+        letters: list[DeadLetter] = []
+        for record in owner.admit(records):
             request = self._decode(record, name, stream, now, wall_ms)
             if isinstance(request, DeadLetter):
-                owner.finish(request)
+                letters.append(request)
             else:
                 requests.append(request)
+        if letters:
+            owner.finish(letters)
         self._inference.submit(requests)
 
     def _decode(
@@ -215,10 +221,10 @@ class Worker:
 
     def _deliver(self, outcomes: Sequence[Outcome]) -> None:
         """Hand outcomes to the owners of their partitions; those of a lost partition have none."""
-        for outcome in outcomes:
-            owner = self._owners.get(Partition(outcome.record.topic, outcome.record.partition))
+        for place, those in groupby(outcomes, key=_ORIGIN):
+            owner = self._owners.get(Partition(*place))
             if owner is not None:
-                owner.finish(outcome)
+                owner.finish(those)
 
     def _relieve(self) -> None:
         """Stop or resume fetching by what is buffered; polling goes on meanwhile."""

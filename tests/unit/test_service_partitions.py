@@ -108,7 +108,7 @@ def metrics(monkeypatch: pytest.MonkeyPatch) -> Metrics:
 async def publish_one(owner: PartitionOwner) -> None:
     (fresh,) = owner.admit([record(0)])
     assert 1_000 == owner.oldest_ms
-    owner.finish(Result(fresh, "0", "classify", {}, "m"))
+    owner.finish([Result(fresh, "0", "classify", {}, "m")])
     await owner.drain()
     assert owner.oldest_ms is None
 

@@ -31,9 +31,9 @@ class Owner:
         self.admitted += records
         return list(records)
 
-    def finish(self, outcome: DeadLetter) -> None:
+    def finish(self, outcomes: Sequence[DeadLetter]) -> None:
         """Note what was refused at the door."""
-        self.finished.append(outcome)
+        self.finished += outcomes
 
 
 class Inference:
