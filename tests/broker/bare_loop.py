@@ -2,7 +2,8 @@
 
 `python -m tests.broker.bare_loop SERVERS INPUT OUTPUT` fetches, reads the text, takes a vector from a
 dictionary, scores it, and writes a result with its position: one transactional producer for each input
-partition, one batch for each output partition. It judges, orders, counts and fears nothing.
+partition, one batch for each output partition. It judges, orders, counts and fears nothing; it asks
+noida-db no more often than the worker does.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from numpy.typing import NDArray
 
 from stream_infer.bus.batches import OutRecord, group_by_target
+from stream_infer.bus.pacing import pace_empty_fetches
 
 LABELS = ("negative", "neutral", "positive")
 DIMENSION = 384
@@ -48,6 +50,7 @@ class BareLoop:
             auto_offset_reset="earliest",
             isolation_level="read_committed",
         )
+        pace_empty_fetches()
         await consumer.start()
         producers = [await self._producer(partition) for partition in range(PARTITIONS)]
         while True:

@@ -1,4 +1,4 @@
-"""Asking again after empty answers: ever later, and at once when there were records."""
+"""Asking again after empty answers: ever later, and soon again when there were records."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ def answers() -> Iterator[bool]:
     return iter([False, False, False, False, False, False, True, False])
 
 
-async def test_pauses_grow_to_a_limit_and_start_anew(
+@pytest.mark.parametrize(("silence", "pause"), [(0.0, 0.002), (1.0, 0.002), (2.0, 0.004), (60.0, 0.01)])
+def test_a_pause_is_a_share_of_the_silence_within_limits(silence: float, pause: float) -> None:
+    assert pause == pacing.pause_after(silence)
+
+
+async def test_the_silence_begins_anew_with_records(
     monkeypatch: pytest.MonkeyPatch, answers: Iterator[bool]
 ) -> None:
     class FakeFetcher:
@@ -30,14 +35,17 @@ async def test_pauses_grow_to_a_limit_and_start_anew(
         pauses.append(seconds)
 
     pauses: list[float] = []
+    clock = iter(range(100))
     monkeypatch.setattr(pacing, "_ask", ask)
+    monkeypatch.setattr(pacing, "AT_ONCE", 1.0)
+    monkeypatch.setattr(pacing, "monotonic", lambda: float(next(clock)))
     monkeypatch.setattr(asyncio, "sleep", note)
     fetcher = FakeFetcher()
 
     found = [await pacing._ask_and_pause(fetcher, None, 0, None) for _ in range(8)]
 
     assert [False] * 6 + [True, False] == found
-    assert [0.001, 0.002, 0.004, 0.008, 0.01, 0.01, 0.001] == pauses
+    assert [0.002, 0.006, 0.01, 0.01, 0.01, 0.01, 0.004] == pauses
 
 
 async def test_a_fetch_that_is_cancelled_ends_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
