@@ -117,13 +117,18 @@ class NurseryProcess:
 
 
 class ChildProcess:
-    """A forked child: batches in, answers out, one at a time."""
+    """A forked child: batches in, answers out, in the same order."""
 
     def __init__(self, pid: int, reader: StreamReader, writer: StreamWriter) -> None:
         self.pid = pid
         self._reader = reader
         self._writer = writer
         self._is_killed = False
+
+    @property
+    def is_killed(self) -> bool:
+        """Whether it was killed from here, so that nothing more is to be expected of it."""
+        return self._is_killed
 
     @property
     def is_alive(self) -> bool:
@@ -139,12 +144,9 @@ class ChildProcess:
             return 0
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
-    async def ask(self, message: Message) -> Message | None:
-        """Return the answer to a message, or None when the child ended instead."""
+    def send(self, message: Message) -> None:
+        """Put a message in the child's way, which it takes up after those before it."""
         self._writer.write(pack_frame(message))
-        with contextlib.suppress(ConnectionError):
-            await self._writer.drain()
-        return await self.receive()
 
     async def receive(self) -> Message | None:
         """Return the child's next message, or None when it ended instead."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
 from typing import Final, Self
@@ -24,6 +25,8 @@ from stream_infer.errors import (
 from stream_infer.schemas import ModelInfo, Output, Tokens
 
 DEFAULT_WATCHDOG_S: Final = 30.0
+IN_HAND: Final = 2
+"""Batches that a process has: the one it runs, and the next."""
 WATCHDOG_FACTOR: Final = 10.0
 """A batch may take so many times its predicted time before its replica is taken for hung."""
 
@@ -36,6 +39,21 @@ _ERRORS: Final[Mapping[str, type[EngineError]]] = {
 }
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    """A batch that the replica was asked to run, and the process that has it, if one has."""
+
+    model: str
+    message: Message
+    expected: float
+    child: ChildProcess | None = None
+
+    def send_to(self, child: ChildProcess) -> None:
+        """Hand the batch over to a process."""
+        self.child = child
+        child.send(self.message)
 
 
 class Replica:
@@ -65,6 +83,7 @@ class Replica:
         self._child: ChildProcess | None = None
         self._deaths_in_a_row = 0
         self._first_start = 0.0
+        self._room = asyncio.Semaphore(IN_HAND)
         self._turn = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -110,10 +129,12 @@ class Replica:
         expected: float,
         threads: int | None = None,
     ) -> list[Output]:
-        """Return the output of each item, in order; one call runs at a time, others wait their turn.
+        """Return the output of each item, in order; calls are answered one after the other.
 
-        `expected` is the predicted time in seconds. `threads` is at most the replica's share of the
-        cores, which is also the default.
+        The process has the batch of one call more at hand than it runs, so that it need not wait between
+        the two. What befalls the one that runs is not the other's fault: that is sent again.
+        `expected` is the predicted time in seconds, from when the batch runs. `threads` is at most the
+        replica's share of the cores, which is also the default.
 
         Raises:
             ModelFailedError: the model raised.
@@ -122,23 +143,41 @@ class Replica:
             ReplicaTimeoutError: no answer within the watchdog's time; the process was killed.
         """
         message = encode_batch(model, batch, options, min(threads or self.threads, self.threads))
-        async with self._turn:
-            child = await self._living_child()
-            allowed = max(self._watchdog, expected * self._factor)
+        async with self._room:
+            call = _Call(model, message, expected)
+            # Nothing is awaited between these two, so turns come in the order of what was sent.
+            self._send_ahead(call)
             try:
-                async with asyncio.timeout(allowed):
-                    reply = await child.ask(message)
-            except TimeoutError as error:
-                await self._bury(child)
-                raise ReplicaTimeoutError(f"{model}: no answer within {allowed:.1f} s") from error
+                async with self._turn:
+                    return _read_outputs(model, await self._answer(call))
             except asyncio.CancelledError:
                 # Its answer, when it came, would be taken for the next batch's.
-                child.kill()
+                if call.child is not None:
+                    call.child.kill()
                 raise
-            if reply is None:
-                raise ReplicaDiedError(f"{model}: the replica {await self._bury(child)}")
-            self._deaths_in_a_row = 0
-            return _read_outputs(model, reply)
+
+    def _send_ahead(self, call: _Call) -> None:
+        """Send a batch at once if the process lives, to be run when what was sent before has been run."""
+        if self._child is not None and self._child.is_alive:
+            call.send_to(self._child)
+
+    async def _answer(self, call: _Call) -> Message:
+        """Return what the process answers to the call whose turn it is."""
+        child = call.child
+        if child is None or child is not self._child or child.is_killed:
+            child = await self._living_child()
+            call.send_to(child)
+        allowed = max(self._watchdog, call.expected * self._factor)
+        try:
+            async with asyncio.timeout(allowed):
+                reply = await child.receive()
+        except TimeoutError as error:
+            await self._bury(child)
+            raise ReplicaTimeoutError(f"{call.model}: no answer within {allowed:.1f} s") from error
+        if reply is None:
+            raise ReplicaDiedError(f"{call.model}: the replica {await self._bury(child)}")
+        self._deaths_in_a_row = 0
+        return reply
 
     async def _living_child(self) -> ChildProcess:
         if self._child is not None:

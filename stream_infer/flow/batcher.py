@@ -20,15 +20,16 @@ class Batcher:
     def __init__(self, lanes: Iterable[Lane]) -> None:
         self.lanes = {lane.name: lane for lane in lanes}
 
-    def next_batch(self, now: float, *, idle: bool) -> Batch | None:
+    def next_batch(self, now: float, *, idle: bool, within: float = inf) -> Batch | None:
         """Return the batch that must or may leave now, or None.
 
         While the engine is idle anything that waits leaves; otherwise a batch leaves when it is
-        full, when it is due, or when it holds what is overdue already.
+        full, when it is due, or when it holds what is overdue already. None leaves that is predicted
+        to take longer than `within` seconds.
         """
         for lane in self.lanes.values():
             lane.settle(now)
-        ready = [lane for lane in self.lanes.values() if _is_ready(lane, now, idle=idle)]
+        ready = [lane for lane in self.lanes.values() if _is_ready(lane, now, idle=idle, within=within)]
         if not ready:
             return None
         longest = max(lane.expected for lane in ready)
@@ -43,13 +44,13 @@ class Batcher:
         for lane in self.lanes.values():
             lane.settle(now)
             if not lane.is_empty:
-                wake = min(wake, now if _is_ready(lane, now, idle=False) else lane.due)
+                wake = min(wake, now if _is_ready(lane, now, idle=False, within=inf) else lane.due)
             wake = min(wake, lane.wakes)
         return None if wake == inf else max(wake, now)
 
 
-def _is_ready(lane: Lane, now: float, *, idle: bool) -> bool:
-    if lane.is_empty:
+def _is_ready(lane: Lane, now: float, *, idle: bool, within: float) -> bool:
+    if lane.is_empty or lane.expected > within:
         return False
     return idle or lane.is_full or lane.is_overdue or lane.due <= now
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
 from typing import Protocol, cast
 
 from stream_infer.errors import EngineError, LateError, ModelFailedError
@@ -173,9 +174,9 @@ class Processor:
         self._unencoded.clear()
         return groups
 
-    def next_batch(self, now: float, *, idle: bool) -> Batch | None:
-        """Return a batch to run, if one must leave or may because the engine is idle."""
-        return self.batcher.next_batch(now, idle=idle)
+    def next_batch(self, now: float, *, idle: bool, within: float = inf) -> Batch | None:
+        """Return a batch to run, if one must leave or may because the engine is idle; see `Batcher`."""
+        return self.batcher.next_batch(now, idle=idle, within=within)
 
     def next_wake(self, now: float) -> float | None:
         """Return when to call `next_batch` again though the engine is not idle; None if nothing waits."""

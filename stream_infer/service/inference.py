@@ -18,8 +18,8 @@ from stream_infer.engine.sources import resolve
 from stream_infer.engine.specs import ModelKind
 from stream_infer.engine.threads import threads_per_replica
 from stream_infer.engine.tokenization import Tokenizer, load_tokenizer
-from stream_infer.errors import EngineError, ModelFailedError
-from stream_infer.flow.pending import Batch, StreamPlan, Unencoded
+from stream_infer.errors import ModelFailedError
+from stream_infer.flow.pending import StreamPlan, Unencoded
 from stream_infer.flow.processor import Processor
 from stream_infer.flow.retry import RetryPolicy
 from stream_infer.metrics import Metrics
@@ -28,6 +28,7 @@ from stream_infer.retrieval.index import PassageIndex
 from stream_infer.schemas import ModelInfo, Outcome, Output, Partition, Request, Tokens, Work
 from stream_infer.service.calibrating import calibrate_models, calibrated, make_lane
 from stream_infer.service.recipes import RecipeBook
+from stream_infer.service.running import BatchRunner
 
 log = structlog.get_logger(__name__)
 
@@ -54,12 +55,12 @@ class Inference:
         self._deliver = deliver
         self._stack = AsyncExitStack()
         self._unencoded = asyncio.Event()
-        self._batchable = asyncio.Event()
         self._replicas: list[Replica] = []
         self._tokenizers: dict[str, Tokenizer] = {}
         self._calibrations: dict[str, Calibration] = {}
         self._identities: dict[str, str] = {}
         self._processor: Processor
+        self._runner: BatchRunner
         self._recipes: RecipeBook
 
     async def __aenter__(self) -> Self:
@@ -80,6 +81,14 @@ class Inference:
             raise
         self._identities = {name: self._identity(name, info) for name, info in self.infos.items()}
         self._processor = self._make_processor()
+        self._runner = BatchRunner(
+            self._processor,
+            self._replicas,
+            self._metrics.models,
+            threads={name: calibration.threads for name, calibration in self._calibrations.items()},
+            budget=min(stream.latency_budget_ms for stream in self._settings.streams.values()) / 1000,
+            flush=self._flush,
+        )
         self._recipes = RecipeBook(self._settings, self.infos, self._tokenizers, self._index)
         self._describe()
         self._show()
@@ -120,8 +129,7 @@ class Inference:
         """Tokenise and run batches until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._encode())
-            for replica in self._replicas:
-                group.create_task(self._serve(replica))
+            group.create_task(self._runner.run())
 
     async def _encode(self) -> None:
         """Tokenise what arrived, off the event loop, group by group."""
@@ -142,48 +150,7 @@ class Inference:
             self._flush()
         else:
             self._processor.encoded(unencoded, tokens, monotonic())
-            self._batchable.set()
-
-    async def _serve(self, replica: Replica) -> None:
-        """Keep one replica busy: whenever it is free, run the batch that should leave next."""
-        while True:
-            batch = self._processor.next_batch(monotonic(), idle=True)
-            if batch is None:
-                self._batchable.clear()
-                await self._until_batchable()
-            else:
-                await self._run_batch(replica, batch)
-
-    async def _until_batchable(self) -> None:
-        """Return when there is something new to run, or when work that was set apart may run again."""
-        wake = self._processor.next_wake(monotonic())
-        try:
-            async with asyncio.timeout(None if wake is None else max(wake - monotonic(), 0.0)):
-                await self._batchable.wait()
-        except TimeoutError:
-            return
-
-    async def _run_batch(self, replica: Replica, batch: Batch) -> None:
-        metrics = self._metrics.models[batch.lane]
-        metrics.engine_tokens.inc(batch.tokens)
-        started = monotonic()
-        try:
-            outputs = await replica.run(
-                batch.lane,
-                batch.inputs,
-                batch.options,
-                expected=batch.expected,
-                threads=self._threads(batch.lane),
-            )
-        except EngineError as error:
-            log.warning("batch_failed", model=batch.lane, items=len(batch.items), error=str(error))
-            self._processor.batch_failed(batch, error, monotonic())
-        else:
-            now = monotonic()
-            metrics.count_batch(len(batch.items), batch.useful_tokens, now - started)
-            self._processor.batch_done(batch, outputs, now, now - started)
-        self._batchable.set()
-        self._flush()
+            self._runner.wake()
 
     def _flush(self) -> None:
         """Hand out what is finished, and wake whoever has something to do."""
@@ -231,10 +198,6 @@ class Inference:
         settings = self._settings.models[name]
         longest = f"/{settings.max_new_tokens}" if settings.kind is ModelKind.GENERATE else ""
         return model_identity(info) + longest
-
-    def _threads(self, model: str) -> int | None:
-        calibration = self._calibrations.get(model)
-        return calibration.threads if calibration else None
 
     def _key_of(self, work: Work) -> bytes:
         return work_key(work, self._identities[work.model])

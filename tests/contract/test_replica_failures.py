@@ -176,6 +176,40 @@ async def test_a_hang_is_ended_by_the_watchdog() -> None:
         assert pid != replica.pid
 
 
+@pytest.mark.parametrize("mark", ["<die>", "<hang>"])
+async def test_the_batch_at_hand_is_not_to_blame_for_the_one_that_ran(mark: str) -> None:
+    """It runs in the next process, though the one that ended had it already."""
+    async with Replica([model("echo", "echo")], threads=1, watchdog=1.0) as replica:
+        ran, at_hand = await asyncio.gather(
+            echo(replica, mark), echo(replica, "fine"), return_exceptions=True
+        )
+
+        assert isinstance(ran, ReplicaDiedError | ReplicaTimeoutError)
+        assert ["FINE"] == at_hand
+        assert 1 == replica.respawns
+
+
+async def test_the_batch_at_hand_is_to_blame_once_it_runs(replica: Replica) -> None:
+    """It was sent while another ran, and that one has its answer."""
+    ran, at_hand, next_one = await asyncio.gather(
+        echo(replica, "fine"), echo(replica, "<die>"), echo(replica, "next"), return_exceptions=True
+    )
+
+    assert ["FINE"] == ran
+    assert isinstance(at_hand, ReplicaDiedError)
+    assert ["NEXT"] == next_one
+
+
+async def test_a_failed_batch_leaves_the_one_at_hand_alone(replica: Replica) -> None:
+    failed, at_hand = await asyncio.gather(
+        echo(replica, "<raise>"), echo(replica, "fine"), return_exceptions=True
+    )
+
+    assert isinstance(failed, ModelFailedError)
+    assert ["FINE"] == at_hand
+    assert 0 == replica.respawns
+
+
 async def test_a_successor_that_hangs_while_loading_is_given_up(tmp_path: Path) -> None:
     """The batch that waits for it fails, with the reason, instead of waiting for ever."""
     spec = replace(model("echo", "hanging_when_replaced"), options={"flag": str(tmp_path / "flag")})

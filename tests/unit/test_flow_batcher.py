@@ -43,6 +43,18 @@ def test_a_full_batch_leaves() -> None:
     assert batcher.next_batch(0.0, idle=False)
 
 
+def test_none_leaves_that_takes_longer_than_there_is_time_for() -> None:
+    """The other lane's leaves instead, though this one's is due before it."""
+    long, short = lane("long"), lane("short")
+    batcher = Batcher([long, short])
+    long.add(piece(60, 1.0))
+    short.add(piece(30, 2.0))
+
+    batches = [batcher.next_batch(0.0, idle=True, within=0.5) for _ in range(2)]
+
+    assert ["short", None] == [batch and batch.lane for batch in batches]
+
+
 def test_a_batch_leaves_when_its_oldest_deadline_needs_it_to() -> None:
     """A later arrival does not postpone a batch that is already waiting."""
     one = lane()

@@ -1,0 +1,55 @@
+"""What a replica's process has at hand while it runs a batch."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import numpy as np
+
+from stream_infer.engine.replica import Replica
+from stream_infer.engine.wire import Message
+from stream_infer.schemas import Output, Tokens
+
+
+class Child:
+    """A process that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.is_alive = True
+        self.is_killed = False
+        self.sent: list[str] = []
+        self.answers: asyncio.Queue[Message] = asyncio.Queue()
+
+    def send(self, message: Message) -> None:
+        """Note which model is asked for."""
+        self.sent.append(message["model"])
+
+    async def receive(self) -> Message:
+        """Wait for the answer."""
+        return await self.answers.get()
+
+
+async def run(replica: Replica, model: str) -> list[Output]:
+    return await replica.run(model, [Tokens(np.array([1], np.int32))], [""], expected=60.0)
+
+
+async def test_one_batch_more_than_runs_is_with_the_process() -> None:
+    replica, child = Replica([], threads=1), Child()
+    replica._child = cast("Any", child)
+    async with asyncio.TaskGroup() as group:
+        calls = [group.create_task(run(replica, model)) for model in ("first", "second", "third")]
+        await _settled()
+        assert ["first", "second"] == child.sent
+        child.answers.put_nowait({"outputs": [[None, "", "one", False]]})
+        await _settled()
+        assert ["first", "second", "third"] == child.sent
+        child.answers.put_nowait({"outputs": [[None, "", "two", False]]})
+        child.answers.put_nowait({"outputs": [[None, "", "three", False]]})
+
+    assert ["one", "two", "three"] == [output.text for call in calls for output in call.result()]
+
+
+async def _settled() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
