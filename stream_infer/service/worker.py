@@ -5,31 +5,29 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from operator import attrgetter
 from time import monotonic, time
 
 import structlog
 
-from stream_infer.bus.codec import decode_request, record_id
 from stream_infer.bus.connection import Connection
 from stream_infer.bus.offsets import CommittedOffsets
 from stream_infer.bus.source import Source
 from stream_infer.bus.transactions import AtLeastOnceProducer, PartitionProducer, TransactionalProducer
 from stream_infer.config import Delivery, Settings, StreamSettings
-from stream_infer.flow.backlog import Backlog, Share, backlog
-from stream_infer.flow.outcomes import dead_letter
 from stream_infer.flow.pressure import Pressure
 from stream_infer.metrics import Metrics
 from stream_infer.retrieval.index import PassageIndex
 from stream_infer.retrieval.passages import vector_space
-from stream_infer.schemas import DeadLetter, Outcome, Partition, Record, Request, Task
+from stream_infer.schemas import Outcome, Partition, Task
 from stream_infer.service.broker import check_topics, open_connection
 from stream_infer.service.encoding import OutcomeEncoder
 from stream_infer.service.following import follow_passages, follow_quality, share_cache
+from stream_infer.service.gauges import PartitionGauges
 from stream_infer.service.inference import Inference
+from stream_infer.service.intake import Intake
 from stream_infer.service.memory import heap_trimmer, keep_trimmed
 from stream_infer.service.partitions import PartitionOwner
 from stream_infer.service.quality import QualityBoard
@@ -43,10 +41,6 @@ log = structlog.get_logger(__name__)
 
 FETCH_WAIT = 0.2
 """Seconds that a fetch waits for records; so long may a wish to stop go unnoticed."""
-ADMITTED_AT_ONCE = 32
-"""Records submitted together: a long text can take a second to be cut into sentences."""
-LONGEST_TURN = 0.05
-"""Seconds of taking in after which other tasks, heartbeats among them, have their turn."""
 MAX_FETCH = 1024
 """Records taken at once, so that one fetch does not keep the event loop from everything else."""
 
@@ -94,6 +88,7 @@ class Worker:
         self._streams = {stream.input: (name, stream) for name, stream in settings.streams.items()}
         self._pressure = Pressure(settings.service.max_buffered_records, settings.service.max_buffered_tokens)
         self._owners: dict[Partition, PartitionOwner] = {}
+        self._intake = Intake(settings, self._owners, self._inference.submit)
         self._tasks: dict[Partition, asyncio.Task[None]] = {}
         self._encoders: dict[str, OutcomeEncoder] = {}
         self._recent = RecentOutcomes(settings.streams, shows_text=settings.web.show_text)
@@ -174,52 +169,11 @@ class Worker:
         self._state.progressed_at = self._state.heard_at = monotonic()
         while not stop.is_set():
             fetched = await self._source.fetch(FETCH_WAIT, MAX_FETCH)
-            await self._admit(fetched)
+            await self._intake.admit(fetched)
             self._relieve()
             self._note_progress()
             # A fetch of what is buffered already returns without ever yielding to the other tasks.
             await asyncio.sleep(0)
-
-    async def _admit(self, fetched: Mapping[Partition, Sequence[Record]]) -> None:
-        """Take in what was fetched, without keeping heartbeats waiting for long.
-
-        While others have their turn a partition may be lost, and even be owned again: what was fetched
-        before that is left, for it will be fetched again.
-        """
-        resumed = monotonic()
-        owned = [(owner, owner.tenure, fetched[p]) for p, owner in self._owners.items() if p in fetched]
-        for owner, tenure, records in owned:
-            for start in range(0, len(records), ADMITTED_AT_ONCE):
-                if tenure is None or owner.tenure is not tenure:
-                    break
-                self._admit_some(owner, records[start : start + ADMITTED_AT_ONCE])
-                if monotonic() - resumed > LONGEST_TURN:
-                    await asyncio.sleep(0)
-                    resumed = monotonic()
-
-    def _admit_some(self, owner: PartitionOwner, records: Sequence[Record]) -> None:
-        """Decode what is new and submit it; what cannot be decoded is an outcome already."""
-        name, stream = self._streams[owner.partition.topic]
-        now, wall_ms = monotonic(), int(time() * 1000)
-        requests: list[Request] = []
-        letters: list[DeadLetter] = []
-        for record in owner.admit(records):
-            request = self._decode(record, name, stream, now, wall_ms)
-            if isinstance(request, DeadLetter):
-                letters.append(request)
-            else:
-                requests.append(request)
-        if letters:
-            owner.finish(letters)
-        self._inference.submit(requests)
-
-    def _decode(
-        self, record: Record, name: str, stream: StreamSettings, now: float, wall_ms: int
-    ) -> Request | DeadLetter:
-        try:
-            return decode_request(record, name, stream, self._settings.service, now=now, wall_ms=wall_ms)
-        except Exception as error:  # noqa: BLE001 - the edge of the loop: one record must not stop the others
-            return dead_letter(record, name, error, "decode", request_id=record_id(record), arrived=now)
 
     def _deliver(self, outcomes: Sequence[Outcome]) -> None:
         """Hand outcomes to the owners of their partitions; those of a lost partition have none."""
@@ -324,24 +278,8 @@ class Worker:
         metrics = self._metrics
         metrics.read_one("rebalances", lambda: self._source.rebalances)
         metrics.read_one("trace_spans_dropped", self._tracing.dropped)
-        metrics.read("assigned_partitions", lambda: self._by_stream(len))
-        metrics.read("in_flight_records", lambda: self._by_stream(_records_of))
-        metrics.read("buffered_tokens", lambda: self._by_stream(_tokens_of))
-        metrics.read("lag_records", lambda: self._by_stream(lambda owners: self._backlog(owners).records))
-        metrics.read("lag_tokens", lambda: self._by_stream(lambda owners: self._backlog(owners).tokens))
-        metrics.read("lag_seconds", lambda: self._by_stream(lambda owners: self._backlog(owners).seconds))
-
-    def _by_stream(self, figure: Callable[[list[PartitionOwner]], float]) -> dict[tuple[str, ...], float]:
-        """Return a figure of each stream's partitions."""
-        owners: defaultdict[str, list[PartitionOwner]] = defaultdict(list)
-        for partition, owner in self._owners.items():
-            owners[self._streams[partition.topic][0]].append(owner)
-        return {(name,): figure(those) for name, those in owners.items()}
-
-    def _backlog(self, owners: Sequence[PartitionOwner]) -> Backlog:
-        lag = self._source.lag()
-        shares = [Share(owner.load, owner.oldest_ms, lag.get(owner.partition, 0)) for owner in owners]
-        return backlog(shares, int(time() * 1000))
+        gauges = PartitionGauges(self._owners, lambda topic: self._streams[topic][0], self._source.lag)
+        gauges.show(metrics)
 
     def _sources(self) -> Sources:
         about = {"group": self._settings.service.group, "shows_text": self._settings.web.show_text}
@@ -356,11 +294,3 @@ def _settle_memory() -> None:
     """Keep what was loaded out of every later collection: it stays as long as the process."""
     gc.collect()
     gc.freeze()
-
-
-def _records_of(owners: Sequence[PartitionOwner]) -> int:
-    return sum(owner.load.records for owner in owners)
-
-
-def _tokens_of(owners: Sequence[PartitionOwner]) -> int:
-    return sum(owner.load.tokens for owner in owners)

@@ -8,11 +8,10 @@ from typing import Any, cast
 
 import pytest
 
-from stream_infer.bus.connection import connect
 from stream_infer.config_loading import load_settings
 from stream_infer.schemas import DeadLetter, Partition, Record, Request
-from stream_infer.service import worker as module
-from stream_infer.service.worker import ADMITTED_AT_ONCE, Worker
+from stream_infer.service import intake as module
+from stream_infer.service.intake import ADMITTED_AT_ONCE, Intake
 
 FIRST, SECOND = Partition("requests.classify", 0), Partition("requests.classify", 1)
 
@@ -60,22 +59,20 @@ def owners(monkeypatch: pytest.MonkeyPatch) -> dict[Partition, Owner]:
     return {partition: Owner(partition) for partition in (FIRST, SECOND)}
 
 
-def worker_of(owners: dict[Partition, Owner]) -> Any:
-    settings = load_settings()
-    worker = cast("Any", Worker(settings, connect(settings.kafka)))
-    worker._owners, worker._inference = owners, Inference()
-    return worker
+def intake_of(owners: dict[Partition, Owner], inference: Inference) -> Intake:
+    return Intake(load_settings(), cast("Any", owners), inference.submit)
 
 
 async def test_everything_is_submitted_in_order(owners: dict[Partition, Owner]) -> None:
-    worker = worker_of(owners)
+    inference = Inference()
+    intake = intake_of(owners, inference)
     records = {partition: fetched(partition, 3 * ADMITTED_AT_ONCE + 1) for partition in owners}
 
-    await worker._admit(records)
+    await intake.admit(records)
 
     assert records == {partition: owner.admitted for partition, owner in owners.items()}
     assert [record for each in records.values() for record in each] == [
-        request.record for request in worker._inference.submitted
+        request.record for request in inference.submitted
     ]
 
 
@@ -84,22 +81,24 @@ async def test_what_was_fetched_before_a_loss_is_left(
     owners: dict[Partition, Owner], tenure: object | None
 ) -> None:
     """Also when the partition is owned again by then: its new flow begins at the committed position."""
-    worker = worker_of(owners)
+    inference = Inference()
+    intake = intake_of(owners, inference)
 
     async def lose() -> None:
         for owner in owners.values():
             owner.tenure = tenure
 
     losing = asyncio.create_task(lose())
-    await worker._admit({partition: fetched(partition, 2 * ADMITTED_AT_ONCE) for partition in owners})
+    await intake.admit({partition: fetched(partition, 2 * ADMITTED_AT_ONCE) for partition in owners})
     await losing
 
     assert (ADMITTED_AT_ONCE, 0) == tuple(len(owner.admitted) for owner in owners.values())
 
 
 async def test_a_partition_without_an_owner_is_passed_over(owners: dict[Partition, Owner]) -> None:
-    worker = worker_of({FIRST: owners[FIRST]})
+    inference = Inference()
+    intake = intake_of({FIRST: owners[FIRST]}, inference)
 
-    await worker._admit({SECOND: fetched(SECOND, 3), FIRST: fetched(FIRST, 3)})
+    await intake.admit({SECOND: fetched(SECOND, 3), FIRST: fetched(FIRST, 3)})
 
-    assert [FIRST.partition] * 3 == [request.record.partition for request in worker._inference.submitted]
+    assert [FIRST.partition] * 3 == [request.record.partition for request in inference.submitted]
