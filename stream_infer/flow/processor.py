@@ -9,6 +9,7 @@ from typing import Protocol, cast
 
 from stream_infer.errors import EngineError, LateError, ModelFailedError
 from stream_infer.flow.batcher import Batcher
+from stream_infer.flow.fresh import FreshOutputs
 from stream_infer.flow.lane import Lane
 from stream_infer.flow.outcomes import given_up, result
 from stream_infer.flow.pending import Batch, Pending, Place, Run, StreamPlan, Unencoded
@@ -44,7 +45,7 @@ class Processor:
 
     The shell's loop: `submit` what arrived; tokenise what `take_unencoded` gives and return it with
     `encoded` (or `encoding_failed`); run what `next_batch` gives and return it with `batch_done` or
-    `batch_failed`; publish what `take_outcomes` and `take_fresh` give. Each is synchronous.
+    `batch_failed`; publish what `take_outcomes` and `fresh.take` give. Each is synchronous.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Processor:
         retry: RetryPolicy | None = None,
         max_fresh: int = 4096,
     ) -> None:
-        """`max_fresh` bounds the outputs kept for `take_fresh`; beyond it they are counted, not kept."""
+        """`max_fresh` bounds the outputs kept for whom `fresh` is to tell of them."""
         self.batcher = Batcher(lanes)
         self.hits = 0
         """Pieces of work found in the cache."""
@@ -65,8 +66,8 @@ class Processor:
         """Pieces of work that a model had to run."""
         self.joined = 0
         """Pieces of work that were in flight already."""
-        self.fresh_dropped = 0
-        """Outputs that `take_fresh` did not get to see."""
+        self.fresh = FreshOutputs(max_fresh)
+        """Outputs that models made, for the shared cache."""
         self.failures_in_a_row = 0
         """Batches that failed since one last passed; many mean the engine is at fault, not a record."""
         self.failures: Counter[tuple[str, ...]] = Counter()
@@ -77,13 +78,11 @@ class Processor:
         self._cache = cache
         self._key_of = key_of
         self._retry = retry or RetryPolicy()
-        self._max_fresh = max_fresh
         self._in_flight: dict[bytes, Pending] = {}
         self._unencoded: defaultdict[str, list[Pending]] = defaultdict(list)
         self._split: list[Unencoded] = []
         self._runs: dict[tuple[str, int], set[Run]] = {}
         self._outcomes: list[Outcome] = []
-        self._fresh: list[tuple[bytes, Output]] = []
         self._ran = 0
 
     def submit(self, request: Request, recipe: Recipe, now: float) -> None:
@@ -126,7 +125,7 @@ class Processor:
         lane.budget.recover()
         for item, output in zip(batch.items, outputs, strict=True):
             self._cache.put(item.key, output)
-            self._keep_fresh(item.key, output)
+            self.fresh.keep(item.key, output)
             self._forget(item)
         ran = self._note(batch, now)
         for item, output in zip(batch.items, outputs, strict=True):
@@ -186,11 +185,6 @@ class Processor:
         """Return the outcomes since the last call, each once."""
         outcomes, self._outcomes = self._outcomes, []
         return outcomes
-
-    def take_fresh(self) -> list[tuple[bytes, Output]]:
-        """Return the outputs that models made since the last call, by work key, for the shared cache."""
-        fresh, self._fresh = self._fresh, []
-        return fresh
 
     def _advance(self, run: Run, outputs: Sequence[Output] | None, now: float) -> None:
         """Drive the recipe until it ends or waits for a model."""
@@ -300,12 +294,6 @@ class Processor:
     def _forget(self, item: Pending) -> None:
         if self._in_flight.get(item.key) is item:
             del self._in_flight[item.key]
-
-    def _keep_fresh(self, key: bytes, output: Output) -> None:
-        if len(self._fresh) < self._max_fresh:
-            self._fresh.append((key, output))
-        else:
-            self.fresh_dropped += 1
 
 
 def _origin(record: Record) -> tuple[str, int]:

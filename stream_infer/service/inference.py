@@ -123,7 +123,7 @@ class Inference:
 
     def take_fresh(self) -> list[tuple[bytes, Output]]:
         """Return what models computed since the last call, for workers that share a cache."""
-        return self._processor.take_fresh()
+        return self._processor.fresh.take()
 
     async def run(self) -> None:
         """Tokenise and run batches until cancelled."""

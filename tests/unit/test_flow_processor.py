@@ -597,9 +597,9 @@ def test_fresh_outputs_are_handed_out_once_and_bounded() -> None:
     for offset in range(5):
         processor.submit(request(offset), shout(f"text {offset}"), 0.0)
     settle(processor)
-    assert [f"m/text {n}".encode() for n in range(3)] == [key for key, _ in processor.take_fresh()]
-    assert 2 == processor.fresh_dropped
-    assert [] == processor.take_fresh()
+    assert [f"m/text {n}".encode() for n in range(3)] == [key for key, _ in processor.fresh.take()]
+    assert 2 == processor.fresh.dropped
+    assert [] == processor.fresh.take()
 
 
 def test_every_body_can_be_submitted() -> None:
