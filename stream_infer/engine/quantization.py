@@ -111,12 +111,16 @@ def _multiply_integers(left: Tensor, right: Tensor) -> Tensor:
     return torch._int_mm(left, right)  # noqa: SLF001 - the only 8-bit product that torch offers on a CPU
 
 
-def _seconds(run: Callable[[], object], repeats: int = 3) -> float:
+def _seconds(run: Callable[[], object], repeats: int = 30) -> float:
+    """Return the least time of several runs on one core: two would wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     best = float("inf")
     for _ in range(repeats):
         started = time.perf_counter()
         run()
         best = min(best, time.perf_counter() - started)
+    torch.set_num_threads(threads)
     return best
 
 
