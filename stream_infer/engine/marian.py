@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from stream_infer.engine.greedy import find_largest
 from stream_infer.engine.marian_layers import (
     DecoderLayer,
     EncoderLayer,
@@ -50,16 +51,15 @@ class TinyDecoder:
         if allowed is not None:
             self._words = allowed.any(0).nonzero()[:, 0]
             self._projection = select_outputs(model.projection, self._words)
-            self._penalties = torch.zeros(rows, len(self._words)).masked_fill_(
-                ~allowed[:, self._words], -torch.inf
-            )
+            is_banned = ~allowed.index_select(1, self._words)
+            self._penalties = torch.zeros(is_banned.shape).masked_fill_(is_banned, -torch.inf)
 
     def step(self, tokens: Tensor | None) -> Tensor:
         """Return each row's likeliest next token, [rows], after `tokens` [rows]; None starts."""
         scores = self.score(tokens)
         if self._words is None or self._penalties is None:
-            return scores.argmax(1)
-        return self._words[scores.add_(self._penalties).argmax(1)]
+            return find_largest(scores)
+        return self._words[find_largest(scores.add_(self._penalties))]
 
     def score(self, tokens: Tensor | None) -> Tensor:
         """Return each row's logits of the next token, [rows, scored words]; for `tokens` see `step`."""
@@ -72,18 +72,16 @@ class TinyDecoder:
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only, given as ascending indices."""
-        self._cells = [cell[rows] for cell in self._cells]
+        self._cells = [cell.index_select(0, rows) for cell in self._cells]
         if self._penalties is not None:
-            self._penalties = self._penalties[rows]
+            self._penalties = self._penalties.index_select(0, rows)
         kept, first = [], 0
         for memory in self._memories:
             inside = rows[(rows >= memory.first) & (rows < memory.first + memory.rows)] - memory.first
             if not len(inside):
                 continue
             if len(inside) < memory.rows:
-                memory.keys = [key[inside] for key in memory.keys]
-                memory.values = [value[inside] for value in memory.values]
-                memory.mask = memory.mask[inside]
+                memory.keep(inside)
             memory.first = first
             first += memory.rows
             kept.append(memory)
@@ -157,7 +155,7 @@ class TinyMarian(PreTrainedModel):  # type: ignore[no-untyped-call]  # an untype
             key, value = padded.view(group.rows, group.length, 2, heads, -1).permute(2, 0, 3, 1, 4)
             keys.append(key.contiguous())
             values.append(value.contiguous())
-        return Memory(group.first, keys, values, mask[:, None, None])
+        return Memory(group.first, keys, values, mask[:, None, None].expand(-1, heads, -1, -1))
 
 
 def select_outputs(layer: nn.Module, outputs: Tensor) -> nn.Module:
@@ -165,7 +163,7 @@ def select_outputs(layer: nn.Module, outputs: Tensor) -> nn.Module:
     selected = copy(layer)
     for tensors in ("_parameters", "_buffers"):
         own = {
-            name: tensor if tensor is None else tensor[outputs]
+            name: tensor if tensor is None else tensor.index_select(0, outputs)
             for name, tensor in getattr(layer, tensors).items()
         }
         selected.__dict__[tensors] = own

@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from stream_infer.engine.greedy import decode_greedily, follow
+from stream_infer.engine.greedy import decode_greedily, find_largest, follow
 from stream_infer.engine.marian import MEMORY_STEP, TinyMarian
 from stream_infer.engine.marian_file import MarianFile
 from stream_infer.engine.marian_loading import EXPECTED_SETTINGS, build_model
@@ -220,3 +220,14 @@ def test_words_that_are_not_allowed_are_never_said(prepare: Callable[[TinyMarian
     full.keep(kept)
     expected = full.score(tokens[kept]).masked_fill(~allowed[kept], -torch.inf).argmax(1)
     assert torch.equal(expected, short.step(tokens[kept]))
+
+
+@pytest.mark.parametrize("words", [1, 255, 256, 300, 512, 700])
+def test_the_largest_score_is_found_where_argmax_finds_it(words: int) -> None:
+    """Also among equals and with banned words, wherever it lies: in a block or in what is left over."""
+    generator = torch.Generator().manual_seed(words)
+    scores = torch.randint(0, 40, (64, words), generator=generator).float()
+    scores[torch.rand(scores.shape, generator=generator) < 0.3] = -torch.inf
+    scores[:, -1] = torch.arange(64) % 50
+
+    assert torch.equal(scores.argmax(1), find_largest(scores))
