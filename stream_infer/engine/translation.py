@@ -16,6 +16,7 @@ from stream_infer.engine.greedy import decode_greedily, follow
 from stream_infer.engine.quantization import SKIPPED, quantize
 from stream_infer.engine.sources import ModelSource
 from stream_infer.engine.specs import ModelSpec, Precision
+from stream_infer.engine.streams import Streams, deal
 from stream_infer.engine.tokenization import Tokenizer
 from stream_infer.engine.translation_sample import sample_sentences
 from stream_infer.engine.translation_tokens import load as load_tokenizer
@@ -33,8 +34,8 @@ class TranslationBackend:
     def __init__(self, info: ModelInfo, translators: Mapping[str, Translator]) -> None:
         self.info = info
         self._translators = translators
+        self._streams = Streams()
 
-    @torch.inference_mode()
     def run(self, batch: Sequence[Tokens], options: Sequence[str]) -> list[Output]:
         """Return the translation of each item, in order; `options` are directions.
 
@@ -43,9 +44,23 @@ class TranslationBackend:
         outputs: dict[int, Output] = {}
         for option in dict.fromkeys(options):
             places = [place for place, own in enumerate(options) if own == option]
-            translated = _translate([batch[place] for place in places], self._translators[option])
-            outputs |= zip(places, translated, strict=True)
+            outputs |= self._translate(batch, places, self._translators[option])
         return [outputs[place] for place in range(len(batch))]
+
+    def _translate(
+        self, batch: Sequence[Tokens], places: Sequence[int], translator: Translator
+    ) -> dict[int, Output]:
+        """Return the translations of the batch's items at `places`, by place."""
+        ordered = sorted(places, key=lambda place: len(batch[place].ids))
+        parts = deal(ordered, torch.get_num_threads() if self.info.device == "cpu" else 1)
+        translated = self._streams.run(
+            lambda part: _translate([batch[place] for place in part], translator), parts
+        )
+        return {
+            place: output
+            for part, outputs in zip(parts, translated, strict=True)
+            for place, output in zip(part, outputs, strict=True)
+        }
 
 
 def load(spec: ModelSpec, source: ModelSource) -> TranslationBackend:
