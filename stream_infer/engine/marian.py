@@ -1,4 +1,4 @@
-"""The small Marian translation models (transformer encoder, SSRU decoder) in torch.
+"""Marian translation models in torch: the small students, whose decoder is an SSRU, and plain transformers.
 
 The encoder works on flat tokens without padding. SSRU: Kim et al., "From Research to Production and
 Back: Ludicrously Fast Neural Machine Translation", 2019.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from copy import copy
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from stream_infer.engine.marian_layers import (
     EncoderLayer,
     Group,
     Memory,
-    TinyMarianConfig,
+    PackedMarianConfig,
     group_rows,
     sinusoids,
 )
@@ -29,7 +29,7 @@ MEMORY_STEP = 16
 """A row's encoder output is padded to a multiple of this, so that rows of like length attend together."""
 
 
-class TinyDecoder:
+class PackedDecoder:
     """The rows of one batch on their way through the decoder.
 
     Where `allowed` [rows, vocab_size] says which words each row may be translated with, only the
@@ -37,13 +37,12 @@ class TinyDecoder:
     """
 
     def __init__(
-        self, model: TinyMarian, memories: list[Memory], rows: int, allowed: Tensor | None = None
+        self, model: PackedMarian, memories: list[Memory], rows: int, allowed: Tensor | None = None
     ) -> None:
         self._model = model
         self._memories = memories
-        self._cells = [
-            model.embeddings.weight.new_zeros(rows, model.config.hidden_size) for _ in model.decoder
-        ]
+        self._rows = rows
+        self._pasts = [layer.past.begin(rows) for layer in cast("Iterable[Any]", model.decoder)]
         self._step = 0
         self._projection: nn.Module = model.projection
         self._words: Tensor | None = None
@@ -63,16 +62,18 @@ class TinyDecoder:
 
     def score(self, tokens: Tensor | None) -> Tensor:
         """Return each row's logits of the next token, [rows, scored words]; for `tokens` see `step`."""
-        hidden = self._model.place(tokens, self._step, rows=self._cells[0].shape[0])
-        for number, (layer, cell) in enumerate(zip(self._model.decoder, self._cells, strict=True)):
-            hidden = layer(hidden, cell, self._memories, number)
+        hidden = self._model.place(tokens, self._step, rows=self._rows)
+        for number, (layer, past) in enumerate(zip(self._model.decoder, self._pasts, strict=True)):
+            hidden = layer(hidden, past, self._memories, number)
         self._step += 1
         logits: Tensor = self._projection(hidden)
         return logits
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only, given as ascending indices."""
-        self._cells = [cell.index_select(0, rows) for cell in self._cells]
+        self._rows = len(rows)
+        for past in self._pasts:
+            past.keep(rows)
         if self._penalties is not None:
             self._penalties = self._penalties.index_select(0, rows)
         kept, first = [], 0
@@ -88,31 +89,35 @@ class TinyDecoder:
         self._memories = kept
 
 
-class TinyMarian(PreTrainedModel):  # type: ignore[no-untyped-call]  # an untyped hook of transformers
-    """A tiny Marian translation model; embeddings and output projection are tied."""
+class PackedMarian(PreTrainedModel):  # type: ignore[no-untyped-call]  # an untyped hook of transformers
+    """A Marian translation model; embeddings and output projection are tied."""
 
-    config_class = TinyMarianConfig
+    config_class = PackedMarianConfig
     base_model_prefix = ""
     positions: Tensor
     _tied_weights_keys = {"projection.weight": "embeddings.weight"}  # noqa: RUF012  # transformers' interface
 
-    def __init__(self, config: TinyMarianConfig) -> None:
+    def __init__(self, config: PackedMarianConfig) -> None:
         super().__init__(config)
         self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.projection = nn.Linear(config.hidden_size, config.vocab_size)
         self.register_buffer(
-            "positions", sinusoids(config.max_positions, config.hidden_size), persistent=False
+            "positions",
+            sinusoids(config.max_positions, config.hidden_size, config.position_steps),
+            persistent=False,
         )
         self.post_init()  # type: ignore[no-untyped-call]  # transformers' own
 
     def place(self, tokens: Tensor | None, position: int, *, rows: int) -> Tensor:
-        """Return the decoder's input: the embedded `tokens`, or nothing but the position at the start."""
+        """Return the decoder's input: the embedded `tokens`, or at the start what stands in their place."""
         signal = self.positions[position]
-        if tokens is None:
+        if tokens is None and self.config.start_token_id is None:
             return signal.expand(rows, -1)
-        return torch.add(signal, self.embeddings(tokens), alpha=self.config.hidden_size**0.5)
+        if tokens is None:
+            tokens = torch.full((rows,), self.config.start_token_id, device=signal.device)
+        return torch.add(signal, self.embeddings(tokens), alpha=self.config.embedding_scale)
 
     def encode(self, ids: Tensor, lengths: Sequence[int]) -> Tensor:
         """Return the encoder's output of rows laid one after the other, [tokens, hidden_size].
@@ -120,14 +125,14 @@ class TinyMarian(PreTrainedModel):  # type: ignore[no-untyped-call]  # an untype
         `ids` is [tokens]; `lengths` is sorted and adds up to as many.
         """
         places = torch.cat([self.positions[:length] for length in lengths])
-        hidden = torch.add(places, self.embeddings(ids), alpha=self.config.hidden_size**0.5)
+        hidden = torch.add(places, self.embeddings(ids), alpha=self.config.embedding_scale)
         groups = group_rows(lengths)
         for layer in self.encoder:
             hidden = layer(hidden, groups)
         return hidden
 
-    def start(self, ids: Tensor, lengths: Sequence[int], allowed: Tensor | None = None) -> TinyDecoder:
-        """Encode the rows and return them ready for decoding; see `encode` and `TinyDecoder`."""
+    def start(self, ids: Tensor, lengths: Sequence[int], allowed: Tensor | None = None) -> PackedDecoder:
+        """Encode the rows and return them ready for decoding; see `encode` and `PackedDecoder`."""
         encoded = self.encode(ids, lengths)
         layers = cast("Iterable[DecoderLayer]", self.decoder)
         keys_values = [layer.key_value(encoded) for layer in layers]
@@ -137,7 +142,7 @@ class TinyMarian(PreTrainedModel):  # type: ignore[no-untyped-call]  # an untype
             own = lengths[group.first : group.first + group.rows]
             memories.append(self._remember(keys_values, start, group, own))
             start += sum(own)
-        return TinyDecoder(self, memories, len(lengths), allowed)
+        return PackedDecoder(self, memories, len(lengths), allowed)
 
     def _remember(
         self, keys_values: Sequence[Tensor], start: int, group: Group, lengths: Sequence[int]

@@ -1,4 +1,4 @@
-"""The parts of the small Marian translation models: layers, and what decoding attends to.
+"""The parts of Marian translation models: layers, and what decoding attends to.
 
 Every row's attention has a shape that follows from its own length only, so that its numbers do not
 depend on the rest of its batch.
@@ -8,21 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PretrainedConfig
+from transformers.activations import ACT2FN
 
-LAYER_NORM_EPSILON = 1e-6
+FIRST_CAPACITY: Final = 32
+"""How many steps a row's past has room for at first."""
 
 
-class TinyMarianConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  # an untyped hook of transformers
-    """Sizes of a tiny Marian model; the defaults are those of the published `tiny11` students."""
+class PackedMarianConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  # an untyped hook of transformers
+    """Sizes and kind of a Marian model; the defaults are those of the published `tiny11` students.
 
-    model_type = "tiny_marian"
+    The decoder looks at its own past through a recurrent unit, or `is_recurrent` is false and it
+    attends to it. It begins with `start_token_id`, or without any token. `position_steps` says how
+    many steps lead from the fastest position signal to the slowest.
+    """
+
+    model_type = "packed_marian"
 
     def __init__(
         self,
@@ -35,6 +42,12 @@ class TinyMarianConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  # an
         decoder_layers: int = 2,
         max_positions: int = 1_024,
         eos_token_id: int = 0,
+        is_recurrent: bool = True,
+        start_token_id: int | None = None,
+        activation: str = "relu",
+        layer_norm_epsilon: float = 1e-6,
+        embedding_scale: float = 16.0,
+        position_steps: int = 127,
         **rest: Any,
     ) -> None:
         self.vocab_size = vocab_size
@@ -45,6 +58,12 @@ class TinyMarianConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  # an
         self.decoder_layers = decoder_layers
         self.max_positions = max_positions
         self.eos_token_id = eos_token_id
+        self.is_recurrent = is_recurrent
+        self.start_token_id = start_token_id
+        self.activation = activation
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.embedding_scale = embedding_scale
+        self.position_steps = position_steps
         super().__init__(**rest)
 
 
@@ -69,29 +88,30 @@ def group_rows(lengths: Sequence[int]) -> list[Group]:
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with a ReLU between, added to their input and normalised."""
+    """Two linear layers with an activation between, added to their input and normalised."""
 
-    def __init__(self, config: TinyMarianConfig) -> None:
+    def __init__(self, config: PackedMarianConfig) -> None:
         super().__init__()
         self.inner = nn.Linear(config.hidden_size, config.intermediate_size)
         self.outer = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, LAYER_NORM_EPSILON)
+        self.activation = ACT2FN[config.activation]
+        self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_epsilon)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """`hidden` is [rows, hidden_size]."""
-        output: Tensor = self.norm(hidden + self.outer(self.inner(hidden).relu_()))
+        output: Tensor = self.norm(hidden + self.outer(self.activation(self.inner(hidden))))
         return output
 
 
 class EncoderLayer(nn.Module):
     """Self-attention within each row, then the feed-forward block."""
 
-    def __init__(self, config: TinyMarianConfig) -> None:
+    def __init__(self, config: PackedMarianConfig) -> None:
         super().__init__()
         self.heads = config.num_attention_heads
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.attended = nn.Linear(config.hidden_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, LAYER_NORM_EPSILON)
+        self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_epsilon)
         self.feed_forward = FeedForward(config)
 
     def forward(self, hidden: Tensor, groups: Sequence[Group]) -> Tensor:
@@ -112,32 +132,110 @@ class EncoderLayer(nn.Module):
         return output
 
 
-class DecoderLayer(nn.Module):
-    """The recurrent unit, attention over the encoder's output, then the feed-forward block."""
+class RecurrentUnit(nn.Module):
+    """The simpler simple recurrent unit, added to its input and normalised."""
 
-    def __init__(self, config: TinyMarianConfig) -> None:
+    def __init__(self, config: PackedMarianConfig) -> None:
+        super().__init__()
+        size = config.hidden_size
+        self.gates = nn.Linear(size, 2 * size)
+        self.norm = nn.LayerNorm(size, config.layer_norm_epsilon)
+
+    def begin(self, rows: int) -> Cell:
+        """Return the state of so many rows that have no past."""
+        return Cell(self.norm.weight.new_zeros(rows, self.gates.out_features // 2))
+
+    def forward(self, hidden: Tensor, past: Cell) -> Tensor:
+        """Take one step; `hidden` is [rows, hidden_size], and `past` is updated in place."""
+        candidate, gate = self.gates(hidden).chunk(2, dim=1)
+        torch.lerp(candidate, past.values, gate.sigmoid(), out=past.values)
+        output: Tensor = self.norm(hidden + past.values.relu())
+        return output
+
+
+class PastAttention(nn.Module):
+    """Attention over a row's own past, added to its input and normalised."""
+
+    def __init__(self, config: PackedMarianConfig) -> None:
         super().__init__()
         size = config.hidden_size
         self.heads = config.num_attention_heads
-        self.recurrent = nn.Linear(size, 2 * size)
-        self.recurrent_norm = nn.LayerNorm(size, LAYER_NORM_EPSILON)
+        self.qkv = nn.Linear(size, 3 * size)
+        self.attended = nn.Linear(size, size)
+        self.norm = nn.LayerNorm(size, config.layer_norm_epsilon)
+
+    def begin(self, rows: int) -> Past:
+        """Return the state of so many rows that have no past."""
+        size = self.attended.in_features // self.heads
+        return Past(self.norm.weight.new_empty(2, rows, self.heads, FIRST_CAPACITY, size))
+
+    def forward(self, hidden: Tensor, past: Past) -> Tensor:
+        """Take one step; `hidden` is [rows, hidden_size], and `past` is updated in place."""
+        qkv = self.qkv(hidden).view(hidden.shape[0], 3, self.heads, -1)
+        keys, values = past.add(qkv[:, 1:])
+        context = attend_once(qkv[:, 0, :, None], keys, values)
+        output: Tensor = self.norm(hidden + self.attended(context.view_as(hidden)))
+        return output
+
+
+class DecoderLayer(nn.Module):
+    """A look at the row's past, attention over the encoder's output, then the feed-forward block."""
+
+    def __init__(self, config: PackedMarianConfig) -> None:
+        super().__init__()
+        size = config.hidden_size
+        self.heads = config.num_attention_heads
+        self.past = RecurrentUnit(config) if config.is_recurrent else PastAttention(config)
         self.query = nn.Linear(size, size)
         self.key_value = nn.Linear(size, 2 * size)
         self.attended = nn.Linear(size, size)
-        self.norm = nn.LayerNorm(size, LAYER_NORM_EPSILON)
+        self.norm = nn.LayerNorm(size, config.layer_norm_epsilon)
         self.feed_forward = FeedForward(config)
 
-    def forward(self, hidden: Tensor, cell: Tensor, memories: Sequence[Memory], layer: int) -> Tensor:
-        """Take one step for every row; `cell` [rows, hidden_size] is updated in place."""
-        candidate, gate = self.recurrent(hidden).chunk(2, dim=1)
-        torch.lerp(candidate, cell, gate.sigmoid(), out=cell)
-        hidden = self.recurrent_norm(hidden + cell.relu())
+    def forward(self, hidden: Tensor, past: Cell | Past, memories: Sequence[Memory], layer: int) -> Tensor:
+        """Take one step for every row; `hidden` is [rows, hidden_size], `past` is updated in place."""
+        hidden = self.past(hidden, past)
         query = self.query(hidden).view(hidden.shape[0], self.heads, 1, -1)
         parts = [memory.attend(query, layer) for memory in memories]
         context = (torch.cat(parts) if len(parts) > 1 else parts[0]).view_as(hidden)
         hidden = self.norm(hidden + self.attended(context))
         output: Tensor = self.feed_forward(hidden)
         return output
+
+
+@dataclass(slots=True)
+class Cell:
+    """What a recurrent unit remembers of each row, [rows, hidden_size]."""
+
+    values: Tensor
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only, given as indices."""
+        self.values = self.values.index_select(0, rows)
+
+
+@dataclass(slots=True)
+class Past:
+    """The keys and values of each row's past, [2, rows, heads, capacity, head_size]; `steps` are in use."""
+
+    keys_values: Tensor
+    steps: int = 0
+
+    def add(self, keys_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add one step, [rows, 2, heads, head_size]; return all keys and all values so far.
+
+        The room doubles when it is full, so a step seldom copies anything but itself.
+        """
+        if self.steps == self.keys_values.shape[3]:
+            self.keys_values = torch.cat([self.keys_values, torch.empty_like(self.keys_values)], dim=3)
+        self.keys_values[:, :, :, self.steps] = keys_values.transpose(0, 1)
+        self.steps += 1
+        keys, values = self.keys_values[:, :, :, : self.steps]
+        return keys, values
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only, given as indices."""
+        self.keys_values = self.keys_values.index_select(1, rows)
 
 
 @dataclass(slots=True)
@@ -170,21 +268,26 @@ class Memory:
         self.mask = self.mask.index_select(0, rows)
 
 
-def attend_once(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+def attend_once(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return the contexts [rows, heads, 1, size] of one query a row and head, [rows, heads, 1, size].
 
-    `keys` and `values` are [rows, heads, length, size], `mask` is added to the scores. Twice as fast
+    `keys` and `values` are [rows, heads, length, size]; `mask` is added to the scores. Twice as fast
     as the fused attention for a single query: that one is made for many.
     """
-    scores = torch.baddbmm(
-        mask.flatten(0, 1), queries.flatten(0, 1), keys.flatten(0, 1).mT, alpha=queries.shape[-1] ** -0.5
-    )
-    return torch.bmm(scores.softmax(-1), values.flatten(0, 1)).view_as(queries)
+    scale = queries.shape[-1] ** -0.5
+    factors = queries.flatten(0, 1), keys.flatten(0, 1).mT
+    if mask is None:
+        scores = torch.bmm(*factors).mul_(scale)
+    else:
+        scores = torch.baddbmm(mask.flatten(0, 1), *factors, alpha=scale)
+    return torch.bmm(scores.softmax(-1), values.flatten(0, 1)).view(queries.shape)
 
 
-def sinusoids(positions: int, size: int) -> Tensor:
-    """Return the position signals, [positions, size]: sines in the first half, cosines in the second."""
-    half = size // 2
-    rates = np.exp(np.arange(half) * -(np.log(10_000.0) / (half - 1)))
+def sinusoids(positions: int, size: int, steps: int) -> Tensor:
+    """Return the position signals, [positions, size]: sines in the first half, cosines in the second.
+
+    Their rates fall by a constant factor, to 1/10,000 in so many `steps`.
+    """
+    rates = 10_000.0 ** (-np.arange(size // 2) / steps)
     angles = np.arange(positions)[:, None] * rates
     return torch.from_numpy(np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32))

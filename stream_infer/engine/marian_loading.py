@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stream_infer.engine.marian import TinyMarian
+from stream_infer.engine.marian import PackedMarian
 from stream_infer.engine.marian_file import MarianFile
-from stream_infer.engine.marian_layers import TinyMarianConfig
+from stream_infer.engine.marian_layers import PackedMarianConfig
 from stream_infer.errors import ConfigError
 
 EXPECTED_SETTINGS: Final = {
@@ -44,9 +44,9 @@ _ENCODER: Final = _FEED_FORWARD | {
     "norm.bias": ("self_Wo_ln_bias",),
 }
 _DECODER: Final = _FEED_FORWARD | {
-    "recurrent.weight": ("rnn_W", "rnn_Wf"),
-    "recurrent_norm.weight": ("rnn_ffn_ln_scale",),
-    "recurrent_norm.bias": ("rnn_ffn_ln_bias",),
+    "past.gates.weight": ("rnn_W", "rnn_Wf"),
+    "past.norm.weight": ("rnn_ffn_ln_scale",),
+    "past.norm.bias": ("rnn_ffn_ln_bias",),
     "query.weight": ("context_Wq",),
     "query.bias": ("context_bq",),
     "key_value.weight": ("context_Wk", "context_Wv"),
@@ -58,7 +58,7 @@ _DECODER: Final = _FEED_FORWARD | {
 }
 
 
-def build_model(file: MarianFile) -> TinyMarian:
+def build_model(file: MarianFile) -> PackedMarian:
     """Return the model that a Marian file holds, in float32.
 
     Raises:
@@ -70,7 +70,7 @@ def build_model(file: MarianFile) -> TinyMarian:
     try:
         config = _read_config(file)
         weights = _name_weights(file.weights, config)
-        model = TinyMarian(config)
+        model = PackedMarian(config)
         model.load_state_dict(weights, strict=True)
     except KeyError as error:
         raise ConfigError(f"the Marian model lacks {error}") from error
@@ -80,20 +80,24 @@ def build_model(file: MarianFile) -> TinyMarian:
     return model
 
 
-def _read_config(file: MarianFile) -> TinyMarianConfig:
+def _read_config(file: MarianFile) -> PackedMarianConfig:
     vocab_size, hidden_size = file.weights["Wemb"].shape
-    return TinyMarianConfig(
+    return PackedMarianConfig(
         vocab_size=vocab_size,
         hidden_size=hidden_size,
         intermediate_size=file.weights["encoder_l1_ffn_W1"].shape[0],
         num_attention_heads=int(file.settings["transformer-heads"]),
         encoder_layers=int(file.settings["enc-depth"]),
         decoder_layers=int(file.settings["dec-depth"]),
+        embedding_scale=hidden_size**0.5,
+        position_steps=hidden_size // 2 - 1,
     )
 
 
-def _name_weights(weights: Mapping[str, NDArray[np.float32]], config: TinyMarianConfig) -> dict[str, Tensor]:
-    """Return the state dictionary of `TinyMarian`; matrices that read the same input become one."""
+def _name_weights(
+    weights: Mapping[str, NDArray[np.float32]], config: PackedMarianConfig
+) -> dict[str, Tensor]:
+    """Return the state dictionary of `PackedMarian`; matrices that read the same input become one."""
     named = {
         "embeddings.weight": torch.tensor(weights["Wemb"]),
         "projection.weight": torch.tensor(weights["Wemb"]),
@@ -110,7 +114,7 @@ def _name_weights(weights: Mapping[str, NDArray[np.float32]], config: TinyMarian
     for layer in range(config.decoder_layers):
         # The candidate has no bias, the forget gate has one; both halves are computed together.
         gate = torch.tensor(weights[f"decoder_l{layer + 1}_rnn_bf"]).ravel()
-        named[f"decoder.{layer}.recurrent.bias"] = torch.cat([torch.zeros_like(gate), gate])
+        named[f"decoder.{layer}.past.gates.bias"] = torch.cat([torch.zeros_like(gate), gate])
     return named
 
 

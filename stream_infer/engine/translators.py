@@ -15,9 +15,10 @@ from transformers import AutoModelForSeq2SeqLM
 
 from stream_infer.engine.directions import TinyModelFiles, find_directions, read_json
 from stream_infer.engine.greedy import Decoder
-from stream_infer.engine.marian import TinyMarian
+from stream_infer.engine.marian import PackedMarian
 from stream_infer.engine.marian_file import read_marian_file
 from stream_infer.engine.marian_loading import build_model
+from stream_infer.engine.marian_packing import can_be_packed, pack_marian
 from stream_infer.engine.seq2seq import Seq2SeqDecoder
 from stream_infer.engine.shortlist import Shortlist, read_shortlist
 from stream_infer.engine.sources import ModelSource
@@ -62,13 +63,13 @@ class Translator(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class TinyTranslator:
-    """A tiny Marian model; rows of every length run together.
+class PackedTranslator:
+    """A packed Marian model; rows of every length run together.
 
     The shortlist spares a CPU most of the output projection; a GPU has no use for it.
     """
 
-    model: TinyMarian
+    model: PackedMarian
     vocabulary: Vocabulary
     end: int
     max_positions: int
@@ -107,7 +108,7 @@ class Seq2SeqTranslator:
         return Seq2SeqDecoder(self.model, ids, self.first)
 
 
-def load_tiny(files: TinyModelFiles, *, use_shortlist: bool) -> TinyTranslator:
+def load_tiny(files: TinyModelFiles, *, use_shortlist: bool) -> PackedTranslator:
     """Return a tiny Marian model at full precision, with its shortlist if it has one and it is wanted.
 
     Raises:
@@ -118,7 +119,7 @@ def load_tiny(files: TinyModelFiles, *, use_shortlist: bool) -> TinyTranslator:
     shortlist = None
     if use_shortlist and files.shortlist:
         shortlist = read_shortlist(files.shortlist, model.config.vocab_size)
-    return TinyTranslator(model, vocabulary, vocabulary.end, model.config.max_positions, shortlist)
+    return PackedTranslator(model, vocabulary, vocabulary.end, model.config.max_positions, shortlist)
 
 
 def load_seq2seq(source: ModelSource) -> dict[str, Translator]:
@@ -138,6 +139,9 @@ def load_seq2seq(source: ModelSource) -> dict[str, Translator]:
         raise ConfigError(f"{source.text}: {error}") from error
     positions = getattr(model.config, "max_position_embeddings", _UNBOUNDED_POSITIONS)
     end = int(read_json(directory / "config.json")["eos_token_id"])
+    if can_be_packed(model):
+        packed = pack_marian(model)
+        return {name: PackedTranslator(packed, vocabulary, end, positions) for name in directions}
     return {
         name: Seq2SeqTranslator(model, vocabulary, end, positions, direction.first)
         for name, direction in directions.items()

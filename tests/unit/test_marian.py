@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from stream_infer.engine.greedy import decode_greedily, find_largest, follow
-from stream_infer.engine.marian import MEMORY_STEP, TinyMarian
+from stream_infer.engine.marian import MEMORY_STEP, PackedMarian
 from stream_infer.engine.marian_file import MarianFile
+from stream_infer.engine.marian_layers import FIRST_CAPACITY, PackedMarianConfig
 from stream_infer.engine.marian_loading import EXPECTED_SETTINGS, build_model
 from stream_infer.engine.quantization import quantize
 from stream_infer.errors import ConfigError
@@ -49,7 +50,7 @@ def draw_weights() -> dict[str, NDArray[np.float32]]:
 WEIGHTS = draw_weights()
 
 
-def make_model() -> TinyMarian:
+def make_model() -> PackedMarian:
     return build_model(MarianFile(WEIGHTS, SETTINGS))
 
 
@@ -114,7 +115,7 @@ def draw_rows(count: int) -> list[list[int]]:
 
 
 @torch.inference_mode()
-def translate(model: TinyMarian, rows: Sequence[Sequence[int]], limit: int = 12) -> list[list[int]]:
+def translate(model: PackedMarian, rows: Sequence[Sequence[int]], limit: int = 12) -> list[list[int]]:
     """Return the tokens of each row, decoded in one batch."""
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
     decoder = model.start(
@@ -138,9 +139,33 @@ def test_the_model_computes_what_the_formulas_say() -> None:
         assert np.allclose(expected, torch.cat(logits).numpy(), atol=2e-4)
 
 
+def make_attending_model() -> PackedMarian:
+    """Return a random model whose decoder attends to its past and begins with a token."""
+    torch.manual_seed(4)
+    config = PackedMarianConfig(
+        vocab_size=WORDS,
+        hidden_size=SIZE,
+        intermediate_size=INNER,
+        num_attention_heads=HEADS,
+        encoder_layers=ENCODERS,
+        is_recurrent=False,
+        start_token_id=5,
+        activation="swish",
+        position_steps=SIZE // 2,
+    )
+    model = PackedMarian(config)
+    model.train(mode=False)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    return model
+
+
+@pytest.mark.parametrize("make", [make_model, make_attending_model], ids=["recurrent", "attending"])
 @pytest.mark.parametrize("prepare", [lambda _: None, lambda model: quantize(model, ())], ids=["fp32", "int8"])
-def test_a_row_does_not_depend_on_its_batch(prepare: Callable[[TinyMarian], None]) -> None:
-    model = make_model()
+def test_a_row_does_not_depend_on_its_batch(
+    make: Callable[[], PackedMarian], prepare: Callable[[PackedMarian], None]
+) -> None:
+    model = make()
     prepare(model)
     rows = draw_rows(24)
     together = translate(model, rows)
@@ -151,8 +176,22 @@ def test_a_row_does_not_depend_on_its_batch(prepare: Callable[[TinyMarian], None
 
 
 @torch.inference_mode()
-def test_quantised_logits_of_a_row_are_bit_equal_in_every_batch() -> None:
-    model = make_model()
+def test_a_past_longer_than_its_first_room_is_kept_whole() -> None:
+    """Whether the room for a past doubled or was large enough from the beginning, the scores are the same."""
+    model = make_attending_model()
+    row = draw_rows(1)[0]
+    small, large = (model.start(torch.tensor(row), [len(row)]) for _ in range(2))
+    for past in large._pasts:
+        past.keys_values = torch.cat([past.keys_values] * 4, dim=3)
+    for step in range(2 * FIRST_CAPACITY + 2):
+        token = torch.tensor([step % WORDS])
+        assert torch.equal(large.score(token), small.score(token))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("make", [make_model, make_attending_model], ids=["recurrent", "attending"])
+def test_quantised_logits_of_a_row_are_bit_equal_in_every_batch(make: Callable[[], PackedMarian]) -> None:
+    model = make()
     quantize(model, ())
     rows = sorted(draw_rows(16), key=len)
     together = model.start(torch.tensor([t for row in rows for t in row]), [len(row) for row in rows])
@@ -191,7 +230,7 @@ def test_missing_or_misshapen_weights_are_refused() -> None:
 def test_the_model_is_saved_and_loaded_like_any_other(tmp_path: Path) -> None:
     model = make_model()
     model.save_pretrained(tmp_path)
-    again = TinyMarian.from_pretrained(tmp_path)
+    again = PackedMarian.from_pretrained(tmp_path)
     rows = draw_rows(3)
 
     assert translate(model, rows) == translate(again, rows)
@@ -199,7 +238,7 @@ def test_the_model_is_saved_and_loaded_like_any_other(tmp_path: Path) -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("prepare", [lambda _: None, lambda model: quantize(model, ())], ids=["fp32", "int8"])
-def test_words_that_are_not_allowed_are_never_said(prepare: Callable[[TinyMarian], None]) -> None:
+def test_words_that_are_not_allowed_are_never_said(prepare: Callable[[PackedMarian], None]) -> None:
     """Each row has words of its own; the likeliest of them is that of all scores without the others."""
     model = make_model()
     prepare(model)

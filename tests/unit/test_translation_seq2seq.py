@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import (
+    AutoModelForSeq2SeqLM,
     M2M100Config,
     M2M100ForConditionalGeneration,
     MarianConfig,
@@ -25,10 +26,12 @@ from transformers import (
 
 from stream_infer.engine.backend import Backend, load_backend
 from stream_infer.engine.directions import find_directions
+from stream_infer.engine.marian_packing import can_be_packed
 from stream_infer.engine.sources import resolve
 from stream_infer.engine.specs import ModelKind, ModelSpec, Precision
 from stream_infer.engine.tokenization import load_tokenizer
 from stream_infer.engine.translation_tokens import load
+from stream_infer.engine.translators import Seq2SeqTranslator
 from stream_infer.errors import ConfigError
 from stream_infer.schemas import Work
 
@@ -146,8 +149,8 @@ def test_tokens_are_those_of_generate(model: tuple[Path, str]) -> None:
     backend = load_backend(spec(directory))
     source = resolve(f"path:{directory}")
     direction = find_directions(source)[option]
-    network = backend._translators[option].model  # type: ignore[attr-defined]  # the backend is a translation one
-    vocabulary = backend._translators[option].vocabulary  # type: ignore[attr-defined]
+    network = AutoModelForSeq2SeqLM.from_pretrained(directory)
+    vocabulary = backend._translators[option].vocabulary  # type: ignore[attr-defined]  # a translation backend
     for text in TEXTS:
         (tokens,) = load(source).encode([Work("m", text, option=option)])
         limit = 3 * len(tokens.ids) + 10
@@ -222,3 +225,17 @@ def test_a_model_that_states_no_languages_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="does not say which languages"):
         load_backend(spec(tmp_path))
+
+
+@pytest.mark.slow
+def test_a_marian_model_with_a_projection_of_its_own_is_left_to_transformers(tmp_path: Path) -> None:
+    option = build_marian(tmp_path)
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    assert can_be_packed(model)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.flip(0).clone())
+    model.config.tie_word_embeddings = False
+    model.save_pretrained(tmp_path)
+
+    backend = load_backend(spec(tmp_path))
+    assert isinstance(backend._translators[option], Seq2SeqTranslator)  # type: ignore[attr-defined]  # a translation one
+    assert 5 == len(run(backend, tmp_path, TEXTS, option))
