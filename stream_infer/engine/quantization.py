@@ -1,8 +1,10 @@
 """8-bit linear layers over bitsandbytes' weights: 8-bit weights by row, 8-bit activations by token.
 
 LLM.int8 without its outlier path (Dettmers et al., "LLM.int8(): 8-bit Matrix Multiplication for
-Transformers at Scale", 2022, with threshold 0): the outlier path couples the rows of a batch. Sums
-of products are exact integers here, so a row's result does not depend on the rows beside it.
+Transformers at Scale", 2022, with threshold 0): the outlier path couples the rows of a batch. Unlike
+there, a row's 256 levels reach from its least number to its greatest: most rows are lopsided, and
+half of the levels would lie idle. Sums of products are exact integers, so a row's result does not
+depend on the rows beside it.
 """
 
 from __future__ import annotations
@@ -19,12 +21,14 @@ from torch.nn import functional
 SKIPPED: Final = ("lm_head", "classifier", "qa_outputs", "score")
 """Heads, by a part of their path: small, and the most sensitive to rounding."""
 
-_LEVELS: Final = 127
+_WEIGHT_LEVELS: Final = 127
+_LEVELS: Final = 255
+_MIDDLE: Final = 128
 _EXACT_FLOAT: Final = 2**24
 """float32 holds every integer up to this one."""
-_EXACT_WIDTH: Final = _EXACT_FLOAT // _LEVELS**2
-"""Any sum of this many products of two 8-bit numbers is exact in float32."""
-_LEAST_SCALE: Final = 1e-30
+_EXACT_WIDTH: Final = _EXACT_FLOAT // (_LEVELS * _WEIGHT_LEVELS)
+"""Any sum of this many products of a level and a weight is exact in float32."""
+_LEAST_STEP: Final = 1e-32
 _FLOAT_COPY_LIMIT: Final = 64_000_000
 """Modules with more weights than this stay 8-bit in memory also where products run in float32."""
 
@@ -32,12 +36,13 @@ _FLOAT_COPY_LIMIT: Final = 64_000_000
 class Int8Linear(nn.Module):
     """A linear layer with weights of int8 [out, in] and a scale for each row, on a CPU.
 
-    Each input row is scaled by its own largest magnitude and rounded to 8 bits. The integer products
-    run through `torch._int_mm` where that is fast; elsewhere as float32 products of integers, which
-    give the same sums.
+    Each input row is rounded to 256 levels between its own least and greatest number, 0 being one of
+    them. The integer products run through `torch._int_mm` where that is fast; elsewhere as float32
+    products of integers, which give the same sums.
     """
 
     weight: Tensor
+    total: Tensor
     scale: Tensor
     bias: Tensor
 
@@ -50,6 +55,7 @@ class Int8Linear(nn.Module):
         self._width = _exact_width(weight)
         stored = weight if self._is_integer or not keep_float else weight.float()
         self.register_buffer("weight", stored.contiguous(), persistent=False)
+        self.register_buffer("total", weight.sum(1, dtype=torch.int32), persistent=False)
         self.register_buffer("scale", scale.float(), persistent=False)
         zeros = torch.zeros(self.out_features)
         self.register_buffer("bias", zeros if bias is None else bias.detach().float(), persistent=False)
@@ -58,15 +64,21 @@ class Int8Linear(nn.Module):
         """Return inputs [..., in] times the weights, plus the bias: [..., out], of the inputs' type."""
         rows = inputs.reshape(-1, self.in_features)
         rows = rows if rows.dtype is torch.float32 else rows.float()
-        largest = torch.maximum(rows.amax(-1, keepdim=True), rows.amin(-1, keepdim=True).neg_())
-        steps = largest.clamp_(min=_LEAST_SCALE).div_(_LEVELS)
-        sums = self._sums(rows.mul(steps.reciprocal()).round_())
-        outputs = torch.addcmul(self.bias, sums.mul_(steps), self.scale)
+        least, greatest = rows.amin(-1, keepdim=True).clamp_(max=0), rows.amax(-1, keepdim=True).clamp_(min=0)
+        steps = greatest.sub_(least).div_(_LEVELS).clamp_(min=_LEAST_STEP)
+        per_step = steps.reciprocal()
+        lowest = least.mul_(per_step).round_()
+        levels = torch.minimum(rows.mul(per_step).round_(), lowest + _LEVELS)
+        # One operation at a time: fused ones would round differently from processor to processor.
+        outputs = self._sums(levels, lowest).mul_(steps).mul_(self.scale).add_(self.bias)
         return outputs.view(*inputs.shape[:-1], self.out_features).to(inputs.dtype)
 
-    def _sums(self, levels: Tensor) -> Tensor:
+    def _sums(self, levels: Tensor, lowest: Tensor) -> Tensor:
         if self._is_integer:
-            return _multiply_integers(levels.to(torch.int8), self.weight.t()).float()
+            # Eight bits hold the levels counted from the middle one; what that takes away comes back here.
+            middle = lowest.add_(_MIDDLE)
+            sums = _multiply_integers(levels.sub_(middle).to(torch.int8), self.weight.t())
+            return sums.addcmul_(middle.to(torch.int32), self.total).float()
         weight = self.weight if self.weight.dtype is torch.float32 else self.weight.float()
         sums = functional.linear(levels[:, : self._width], weight[:, : self._width])
         for start in range(self._width, self.in_features, self._width):
@@ -91,7 +103,7 @@ def quantize(module: nn.Module, skip: Sequence[str] = SKIPPED) -> None:
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return bitsandbytes' 8-bit weights [out, in] and the scale of each row [out]."""
     levels, largest, _ = _bitsandbytes().functional.int8_vectorwise_quant(weight.detach().half())
-    return levels, largest.float() / _LEVELS
+    return levels, largest.float() / _WEIGHT_LEVELS
 
 
 @cache
@@ -100,9 +112,9 @@ def integer_products_are_fast() -> bool:
 
     It is with AVX-512 VNNI or the like; without, it falls back to a scalar loop.
     """
-    levels = torch.full((64, 256), _LEVELS, dtype=torch.int8)
+    levels = torch.full((64, 256), _WEIGHT_LEVELS, dtype=torch.int8)
     reals = levels.float()
-    if not bool((_multiply_integers(levels, levels.t()) == 256 * _LEVELS**2).all()):
+    if not bool((_multiply_integers(levels, levels.t()) == 256 * _WEIGHT_LEVELS**2).all()):
         return False
     return _seconds(lambda: _multiply_integers(levels, levels.t())) < _seconds(lambda: reals @ reals.t())
 
