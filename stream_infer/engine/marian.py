@@ -24,6 +24,7 @@ from stream_infer.engine.marian_layers import (
     group_rows,
     sinusoids,
 )
+from stream_infer.engine.quantization import Int8Linear
 
 MEMORY_STEP = 16
 """A row's encoder output is padded to a multiple of this, so that rows of like length attend together."""
@@ -165,6 +166,8 @@ class PackedMarian(PreTrainedModel):  # type: ignore[no-untyped-call]  # an unty
 
 def select_outputs(layer: nn.Module, outputs: Tensor) -> nn.Module:
     """Return a linear layer, plain or 8-bit, that computes only these outputs of `layer`."""
+    if isinstance(layer, Int8Linear):
+        return layer.select(outputs)
     selected = copy(layer)
     for tensors in ("_parameters", "_buffers"):
         own = {

@@ -10,13 +10,22 @@ depend on the rows beside it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from stream_infer.engine.kernels import (
+    LinearPointers,
+    load_kernels,
+    pack_columns,
+    pack_weight,
+    unpack_rows,
+)
 
 SKIPPED: Final = ("lm_head", "classifier", "qa_outputs", "score")
 """Heads, by a part of their path: small, and the most sensitive to rounding."""
@@ -37,8 +46,8 @@ class Int8Linear(nn.Module):
     """A linear layer with weights of int8 [out, in] and a scale for each row, on a CPU.
 
     Each input row is rounded to 256 levels between its own least and greatest number, 0 being one of
-    them. The integer products run through `torch._int_mm` where that is fast; elsewhere as float32
-    products of integers, which give the same sums.
+    them. The kernels do it all in one call. Without them the integer products run through
+    `torch._int_mm` where that is fast; elsewhere as float32 products of integers. Sums are the same.
     """
 
     weight: Tensor
@@ -51,27 +60,66 @@ class Int8Linear(nn.Module):
     ) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
+        self._kernels = load_kernels()
         self._is_integer = integer_products_are_fast()
         self._width = _exact_width(weight)
         stored = weight if self._is_integer or not keep_float else weight.float()
-        self.register_buffer("weight", stored.contiguous(), persistent=False)
-        self.register_buffer("total", weight.sum(1, dtype=torch.int32), persistent=False)
-        self.register_buffer("scale", scale.float(), persistent=False)
         zeros = torch.zeros(self.out_features)
-        self.register_buffer("bias", zeros if bias is None else bias.detach().float(), persistent=False)
+        tensors = {
+            "weight": stored.contiguous() if self._kernels is None else pack_weight(weight),
+            "total": weight.sum(1, dtype=torch.int32),
+            "scale": scale.float(),
+            "bias": zeros if bias is None else bias.detach().float(),
+        }
+        for name, tensor in tensors.items():
+            is_packed = self._kernels is None or name == "weight"
+            self.register_buffer(name, tensor if is_packed else pack_columns(tensor), persistent=False)
+
+    @classmethod
+    def of(cls, *layers: nn.Linear, keep_float: bool = True) -> Self:
+        """Quantise layers that read the same inputs: the outputs of one come after those of the other."""
+        weight, scale = quantize_rows(torch.cat([layer.weight for layer in layers]))
+        biases: list[Tensor] = [
+            torch.zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers
+        ]
+        return cls(weight, scale, torch.cat(biases), keep_float=keep_float)
+
+    def select(self, outputs: Tensor) -> Self:
+        """Return a layer that computes only these outputs."""
+        selected = copy(self)
+        selected.out_features = len(outputs)
+        buffers = {name: getattr(self, name)[outputs] for name in ("total", "scale", "bias")}
+        if self._kernels is None:
+            buffers["weight"] = self.weight[outputs]
+        else:
+            buffers = {name: pack_columns(tensor) for name, tensor in buffers.items()}
+            buffers["weight"] = pack_weight(unpack_rows(self.weight, outputs, self.in_features))
+        selected.__dict__["_buffers"] = buffers
+        return selected
+
+    def pointers(self) -> LinearPointers:
+        """Return where the kernels find the layer's tensors."""
+        tensors = (self.weight, self.total, self.scale, self.bias)
+        return LinearPointers.of(tensors, self.in_features, self.out_features)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return inputs [..., in] times the weights, plus the bias: [..., out], of the inputs' type."""
         rows = inputs.reshape(-1, self.in_features)
         rows = rows if rows.dtype is torch.float32 else rows.float()
+        if self._kernels is None:
+            outputs = self._run_torch(rows)
+        else:
+            outputs = self._kernels.run_linear(self.pointers(), rows.contiguous())
+        return outputs.view(*inputs.shape[:-1], self.out_features).to(inputs.dtype)
+
+    def _run_torch(self, rows: Tensor) -> Tensor:
         least, greatest = rows.amin(-1, keepdim=True).clamp_(max=0), rows.amax(-1, keepdim=True).clamp_(min=0)
         steps = greatest.sub_(least).div_(_LEVELS).clamp_(min=_LEAST_STEP)
         per_step = steps.reciprocal()
         lowest = least.mul_(per_step).round_()
         levels = torch.minimum(rows.mul(per_step).round_(), lowest + _LEVELS)
         # One operation at a time: fused ones would round differently from processor to processor.
-        outputs = self._sums(levels, lowest).mul_(steps).mul_(self.scale).add_(self.bias)
-        return outputs.view(*inputs.shape[:-1], self.out_features).to(inputs.dtype)
+        return self._sums(levels, lowest).mul_(steps).mul_(self.scale).add_(self.bias)
 
     def _sums(self, levels: Tensor, lowest: Tensor) -> Tensor:
         if self._is_integer:
@@ -94,10 +142,15 @@ def quantize(module: nn.Module, skip: Sequence[str] = SKIPPED) -> None:
     bitsandbytes; on CUDA its layers also run them.
     """
     layers = list(_linear_layers(module, frozenset(skip)))
-    keep_float = sum(layer.weight.numel() for _, _, layer in layers) <= _FLOAT_COPY_LIMIT
+    keep_float = fit_as_float([layer for _, _, layer in layers])
     for parent, name, layer in layers:
         is_cuda = layer.weight.device.type == "cuda"
-        setattr(parent, name, _cuda_layer(layer) if is_cuda else _cpu_layer(layer, keep_float=keep_float))
+        setattr(parent, name, _cuda_layer(layer) if is_cuda else Int8Linear.of(layer, keep_float=keep_float))
+
+
+def fit_as_float(layers: Iterable[nn.Linear]) -> bool:
+    """Say whether layers are few enough to hold their 8-bit weights as float32 where that is faster."""
+    return sum(layer.weight.numel() for layer in layers) <= _FLOAT_COPY_LIMIT
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,11 +194,6 @@ def _linear_layers(module: nn.Module, skip: frozenset[str]) -> Iterator[tuple[nn
         for name, child in parent.named_children():
             if type(child) is nn.Linear and skip.isdisjoint([*path.split("."), name]):
                 yield parent, name, child
-
-
-def _cpu_layer(layer: nn.Linear, *, keep_float: bool) -> Int8Linear:
-    weight, scale = quantize_rows(layer.weight)
-    return Int8Linear(weight, scale, layer.bias, keep_float=keep_float)
 
 
 def _cuda_layer(layer: nn.Linear) -> nn.Module:

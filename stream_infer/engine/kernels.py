@@ -1,0 +1,210 @@
+"""The C++ kernels in `native/`: compiled once, loaded from a cache, and called through ctypes.
+
+They need a processor with AVX-512 VNNI and, once, a C++ compiler. Where either is missing the layers
+compute the same numbers with torch. `python -m stream_infer.engine.kernels` compiles them beside
+their sources, for images that are to run without a compiler.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from ctypes import POINTER, byref, c_double, c_float, c_int32, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Self
+
+import structlog
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+log = structlog.get_logger(__name__)
+
+SOURCES: Final = Path(__file__).with_name("native")
+_COMPILERS: Final = ("g++", "c++", "clang++")
+_FLAGS: Final = (
+    *("-std=c++17", "-O3", "-fPIC", "-shared", "-fopenmp"),
+    *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"),
+    # A product and a sum in one step would round differently from torch.
+    "-ffp-contract=off",
+)
+_NEEDED: Final = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"})
+_COLUMNS: Final = 64
+_FACTOR: Final = 4
+_TIMEOUT_S: Final = 120
+
+
+class LinearPointers(ctypes.Structure):
+    """Where an 8-bit layer's tensors lie: `Linear` in `native/linear.h`."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("weight", "total", "scale", "bias")),
+        *((name, c_int64) for name in ("inputs", "outputs")),
+    )
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor], inputs: int, outputs: int) -> Self:
+        """Point at `weight` (see `pack_weight`), `total`, `scale` and `bias` (see `pack_columns`)."""
+        return cls(*(tensor.data_ptr() for tensor in tensors), inputs, outputs)
+
+
+class NormPointers(ctypes.Structure):
+    """Where a normalisation's tensors lie."""
+
+    _fields_ = (("weight", c_void_p), ("bias", c_void_p))
+
+
+class LayerPointers(ctypes.Structure):
+    """Where an encoder layer's tensors lie."""
+
+    _fields_ = (
+        *((name, LinearPointers) for name in ("qkv", "attended", "inner", "outer")),
+        *((name, NormPointers) for name in ("attention_norm", "output_norm")),
+    )
+
+
+class HeadsSettings(ctypes.Structure):
+    """How many attention heads there are, and how finely they are rounded."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("count", "size")),
+        *(
+            (name, c_float)
+            for name in ("scaling", "query_levels", "value_levels", "power_levels", "weight_levels")
+        ),
+    )
+
+
+class EncoderPointers(ctypes.Structure):
+    """Where a whole encoder's tensors lie."""
+
+    _fields_ = (
+        ("layers", POINTER(LayerPointers)),
+        ("count", c_int64),
+        ("heads", HeadsSettings),
+        ("epsilon", c_double),
+    )
+
+
+class Kernels:
+    """The loaded kernels. Tensors are contiguous and on the CPU; threads are torch's."""
+
+    def __init__(self, path: Path) -> None:
+        # torch has loaded the OpenMP library that this one asks for by name: they share its threads.
+        library: Any = ctypes.CDLL(str(path))
+        self._encode = library.encode
+        self._encode.argtypes = (POINTER(EncoderPointers), c_void_p, c_void_p, c_int64, c_int32)
+        self._run_linear = library.run_linear
+        self._run_linear.argtypes = (POINTER(LinearPointers), c_void_p, c_int64, c_void_p, c_int32)
+
+    def run_linear(self, linear: LinearPointers, rows: Tensor) -> Tensor:
+        """Return an 8-bit layer's outputs, float32 [rows, out], for float32 rows [rows, in]."""
+        outputs = torch.empty(rows.shape[0], linear.outputs)
+        self._run_linear(
+            byref(linear), rows.data_ptr(), rows.shape[0], outputs.data_ptr(), torch.get_num_threads()
+        )
+        return outputs
+
+    def encode(self, encoder: EncoderPointers, hidden: Tensor, starts: Tensor) -> None:
+        """Take float32 hidden [tokens, size] through an encoder's layers, in place.
+
+        `starts` is int64: the first token of each text, and the number of tokens.
+        """
+        self._encode(
+            byref(encoder),
+            hidden.data_ptr(),
+            starts.data_ptr(),
+            starts.shape[0] - 1,
+            torch.get_num_threads(),
+        )
+
+
+def pack_weight(weight: Tensor) -> Tensor:
+    """Return int8 [out, in] as the kernels read it: [out / 64, in / 4, 64, 4], padded with zeros."""
+    outputs, inputs = weight.shape
+    padded = functional.pad(weight, (0, -inputs % _FACTOR, 0, -outputs % _COLUMNS))
+    parts = padded.view(-1, _COLUMNS, padded.shape[1] // _FACTOR, _FACTOR)
+    return parts.transpose(1, 2).contiguous()
+
+
+def unpack_rows(packed: Tensor, rows: Tensor, inputs: int) -> Tensor:
+    """Return these rows of the weight [out, in] that was packed."""
+    parts = packed[rows // _COLUMNS, :, rows % _COLUMNS]
+    return parts.flatten(1)[:, :inputs]
+
+
+def pack_columns(values: Tensor) -> Tensor:
+    """Return [out] padded with zeros, as the kernels read what they have for each output."""
+    return functional.pad(values, (0, -values.shape[0] % _COLUMNS)).contiguous()
+
+
+@cache
+def load_kernels() -> Kernels | None:
+    """Return the kernels, or None where this machine cannot have them."""
+    if not has_instructions():
+        log.info("kernels_not_used", reason="the processor has no AVX-512 VNNI")
+        return None
+    name = f"kernels-{_digest()}.so"
+    path = next((path for path in (SOURCES / name, _cache_directory() / name) if path.is_file()), None)
+    path = path or compile_kernels(_cache_directory() / name)
+    return Kernels(path) if path is not None else None
+
+
+def has_instructions() -> bool:
+    """Say whether this processor has what the kernels are compiled for."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return False
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return frozenset(flags) >= _NEEDED
+
+
+def compile_kernels(path: Path) -> Path | None:
+    """Compile the kernels to `path` and return it, or None, which the log explains."""
+    compiler = next((found for name in _COMPILERS if (found := shutil.which(name))), None)
+    if compiler is None:
+        log.warning("kernels_not_compiled", reason="no C++ compiler", effect="8-bit layers are slower")
+        return None
+    started = time.perf_counter()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+            made = Path(directory) / path.name
+            _run_compiler(compiler, made)
+            made.replace(path)
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        log.warning("kernels_not_compiled", reason=reason, effect="8-bit layers are slower")
+        return None
+    log.info("kernels_compiled", path=str(path), took_ms=round((time.perf_counter() - started) * 1000))
+    return path
+
+
+def _run_compiler(compiler: str, path: Path) -> None:
+    command = [compiler, *_FLAGS, str(SOURCES / "kernels.cpp"), "-o", str(path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=_TIMEOUT_S)  # noqa: S603 - our own words
+
+
+def _digest() -> str:
+    """Return what tells these sources and flags from others."""
+    digest = hashlib.sha256(" ".join(_FLAGS).encode())
+    for path in sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _cache_directory() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "stream-infer"
+
+
+if __name__ == "__main__":
+    compile_kernels(SOURCES / f"kernels-{_digest()}.so")
