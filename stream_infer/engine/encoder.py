@@ -17,10 +17,10 @@ from transformers.utils import logging as transformers_logging
 
 from stream_infer.engine.devices import pick_device, pick_dtype
 from stream_infer.engine.fidelity import SENTENCES, quantize_honestly
+from stream_infer.engine.fused import quantize_encoder
 from stream_infer.engine.heads import Head, load_head
 from stream_infer.engine.lora import merge_adapters
 from stream_infer.engine.packed import PackedEncoder, TokenIds
-from stream_infer.engine.quantization import quantize
 from stream_infer.engine.sources import ModelSource, SourceKind
 from stream_infer.engine.specs import ModelKind, ModelSpec, Precision
 from stream_infer.engine.tokenization import SubwordTokenizer
@@ -105,6 +105,7 @@ class _FirstTokens(nn.Module):
 
     def __init__(self, encoder: Any) -> None:
         super().__init__()
+        self.encoder = encoder  # what changes the model's parts must find this one too
         self.pooler = getattr(encoder, "pooler", None)
 
     def forward(self, *_: Any, inputs_embeds: Any, **__: Any) -> BaseModelOutputWithPooling:
@@ -195,7 +196,7 @@ def _quantize(
             spec.kind is ModelKind.CLASSIFY or cosine(exact, quantised) >= LEAST_COSINE
         )
 
-    return quantize_honestly(spec, lambda: quantize(model), lambda: compute(sample), agree)
+    return quantize_honestly(spec, lambda: quantize_encoder(model), lambda: compute(sample), agree)
 
 
 def have_same_label(first: Vector, second: Vector, head: Head | None) -> bool:

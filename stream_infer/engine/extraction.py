@@ -20,8 +20,8 @@ from transformers.utils import logging as transformers_logging
 
 from stream_infer.engine.devices import pick_device, pick_dtype
 from stream_infer.engine.fidelity import quantize_honestly
+from stream_infer.engine.fused import quantize_encoder
 from stream_infer.engine.packed import PackedEncoder
-from stream_infer.engine.quantization import quantize
 from stream_infer.engine.reading_sample import READINGS
 from stream_infer.engine.sources import ModelSource
 from stream_infer.engine.specs import ModelSpec, Precision
@@ -137,7 +137,7 @@ def load(spec: ModelSpec, source: ModelSource) -> ExtractionBackend:
         works = [Work(spec.name, question, pair=passage) for question, passage in READINGS]
         sample = [tokens.ids for tokens in tokenizer.encode(works)]
         agreement = quantize_honestly(
-            spec, lambda: quantize(model), lambda: reader.read(sample), have_same_words
+            spec, lambda: quantize_encoder(model), lambda: reader.read(sample), have_same_words
         )
     info = ModelInfo(
         spec.name,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, Final
 
 import numpy as np
@@ -21,24 +20,14 @@ from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from stream_infer.engine.fused import embed, find_fused
+from stream_infer.engine.segments import PACKABLE, POSITIONS_FROM_PADDING, Segment, find_segments
+
 TokenIds = NDArray[np.int32]
 
 log = structlog.get_logger(__name__)
 
 ATTENTION: Final = "stream_infer_packed"
-
-_POSITIONS_FROM_PADDING: Final = frozenset({"roberta", "xlm-roberta", "camembert"})
-PACKABLE: Final = frozenset({"bert", "distilbert", "electra"}) | _POSITIONS_FROM_PADDING
-"""Model types whose forward takes position ids and looks at other tokens only in attention."""
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Texts of one length, side by side in a packed row."""
-
-    start: int
-    end: int
-    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +58,10 @@ def pack(texts: Sequence[TokenIds], first_position: int = 0) -> Packing:
     return Packing(
         torch.from_numpy(ids.astype(np.int64)).unsqueeze(0),
         torch.from_numpy(positions).unsqueeze(0),
-        tuple(_segments(lengths[order].tolist())),
+        tuple(find_segments(lengths[order].tolist())),
         tuple((start, end) for start, end in bounds.tolist()),
         tuple(order.tolist()),
     )
-
-
-def _segments(lengths: Sequence[int]) -> list[Segment]:
-    segments = []
-    start = 0
-    for length, texts in groupby(lengths):
-        end = start + length * len(list(texts))
-        segments.append(Segment(start, end, length))
-        start = end
-    return segments
 
 
 def packed_attention(
@@ -143,7 +122,7 @@ class PackedEncoder:
             model.set_attn_implementation(ATTENTION)
         else:
             log.warning("model_not_packed", type=model.config.model_type, effect="one pass for each length")
-        counts_from_padding = model.config.model_type in _POSITIONS_FROM_PADDING
+        counts_from_padding = model.config.model_type in POSITIONS_FROM_PADDING
         self._first_position = model.config.pad_token_id + 1 if counts_from_padding else 0
 
     @torch.inference_mode()
@@ -160,13 +139,14 @@ class PackedEncoder:
 
     def _run_packed(self, packing: Packing, extra: dict[str, Tensor]) -> Tensor:
         device = self.model.device
-        output = self.model(
-            input_ids=packing.ids.to(device),
-            position_ids=packing.positions.to(device),
-            segments=packing.segments,
+        inputs = {
+            "input_ids": packing.ids.to(device),
+            "position_ids": packing.positions.to(device),
             **extra,
-        )
-        states: Tensor = output.last_hidden_state[0]
+        }
+        if (fused := find_fused(self.model)) is not None:
+            return fused.run(embed(self.model, inputs), packing.segments)
+        states: Tensor = self.model(**inputs, segments=packing.segments).last_hidden_state[0]
         return states
 
     def _run_by_length(self, packing: Packing, extra: dict[str, Tensor]) -> Tensor:
