@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
@@ -23,9 +24,9 @@ def describe_machine() -> dict[str, str | int | float]:
     }
 
 
-def describe_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that the load generator stands on."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+def describe_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Return the versions of Python and of packages: those that the load generator stands on, or others."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
 
 
 def _processor() -> str:
