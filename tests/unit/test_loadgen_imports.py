@@ -1,4 +1,7 @@
-"""The load generator stands outside: of the service it takes how consumers are made, and nothing else."""
+"""The load generator stands outside: of the service it takes how consumers are made, and nothing else.
+
+The bench is no part of it: it runs the service's engine, and the load generator knows nothing of it.
+"""
 
 import ast
 from pathlib import Path
@@ -8,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "loadgen"
 CONSUMER = "stream_infer.bus.consumer"
+BENCH, PEERS = ("loadgen.bench", "loadgen.peers"), "loadgen.peers"
 HOOKS = {"stream_infer.bus.aborts", "stream_infer.bus.pacing", "stream_infer.bus.tolerance"}
 PURE = ("audit", "charts", "gauges", "latency", "outcomes", "recorder", "schedule", "search")
 
@@ -25,6 +29,21 @@ def of_the_service(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.name)
 def test_only_reading_takes_anything_of_the_service(path: Path) -> None:
     assert of_the_service(path) == ({CONSUMER} if path.stem == "reading" else set())
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.name)
+def test_the_load_generator_knows_nothing_of_the_bench(path: Path) -> None:
+    assert not {name for name in imported(path) if name.startswith(BENCH)}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("bench/*.py")), ids=lambda path: path.name)
+def test_only_the_contenders_own_processes_load_models(path: Path) -> None:
+    """What the bench itself imports must not take memory or threads from those that are measured."""
+    models = {"torch", "transformers", "onnxruntime", "ctranslate2", "stream_infer.engine.backend"}
+    allowed = {f"{PEERS}.setup"}
+
+    assert not imported(path) & models
+    assert {name for name in imported(path) if name.startswith(PEERS)} <= allowed
 
 
 @pytest.mark.parametrize("name", sorted({CONSUMER, *HOOKS}))
