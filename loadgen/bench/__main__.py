@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -38,25 +38,34 @@ PACKAGES: Final = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the rows that the command line asks for, and return 1 if one of them is a fault."""
     options = make_parser().parse_args(arguments)
-    suites = list(SUITES) if options.suite == "all" else [options.suite]
-    makers = [maker for suite in suites for maker in SUITES[suite]]
-    if options.gpu:
-        makers += gpu.MAKERS
-    rows = _make(makers, options)
-    document = as_document(rows, describe_machine(), describe_versions(PACKAGES))
-    options.json.write_text(json.dumps(document, indent=2), encoding="utf-8")
+    rows: list[Row] = []
+    for row in _make(options):
+        rows.append(row)
+        _keep(options.json, rows)  # each at once: a run that is cut short has what it came to
     print(as_table(rows))  # noqa: T201 - the command's output
     return FAULTS if any(row.is_fault for row in rows) else 0
 
 
-def _make(makers: Sequence[Maker], options: argparse.Namespace) -> list[Row]:
+def _make(options: argparse.Namespace) -> Iterator[Row]:
+    makers = _makers(options)
     known = [key for maker in makers for key in maker.keys]
     asked = [key for key in known if options.rows is None or key in options.rows]
     if unknown := sorted(set(options.rows or ()) - set(known)):
         raise SystemExit(f"no such row: {', '.join(unknown)}; there are {', '.join(known)}")
     with tempfile.TemporaryDirectory(prefix="bench-") as directory, show_rows(len(asked)) as shown:
         workshop = Workshop(Path(directory), options.rounds, options.threads, options.texts, shown.say)
-        return list(shown.count(make_rows(makers, asked, workshop)))
+        yield from shown.count(make_rows(makers, asked, workshop))
+
+
+def _makers(options: argparse.Namespace) -> list[Maker]:
+    suites = list(SUITES) if options.suite == "all" else [options.suite]
+    makers = [maker for suite in suites for maker in SUITES[suite]]
+    return [*makers, *gpu.MAKERS] if options.gpu else makers
+
+
+def _keep(path: Path, rows: Sequence[Row]) -> None:
+    document = as_document(rows, describe_machine(), describe_versions(PACKAGES))
+    path.write_text(json.dumps(document, indent=2), encoding="utf-8")
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -46,6 +46,21 @@ def test_a_fault_is_the_exit_code_and_the_other_rows_are_kept(tmp_path: Path) ->
     assert ["told", "broken"] == [row["key"] for row in json.loads(path.read_text("utf-8"))["rows"]]
 
 
+def test_a_run_that_is_cut_short_keeps_the_rows_it_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make_one(*_: object) -> Iterator[Row]:
+        yield Row("told")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "SUITES", {"engine": (Maker(("told", "broken"), make_one),)})
+    path = tmp_path / "out.json"
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.main(["engine", "--json", str(path)])
+    assert ["told"] == [row["key"] for row in json.loads(path.read_text("utf-8"))["rows"]]
+
+
 def test_a_row_that_there_is_none_of_is_refused_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"^no such row: tols; there are told, broken$"):
         bench.main(["engine", "--json", str(tmp_path / "out.json"), "--rows", "told,tols"])
