@@ -17,7 +17,7 @@ from loadgen.bench.workshop import Workshop
 MEASURE: Final = Measure("MB", is_more_better=False)
 ROUNDS: Final = 3
 """Each loads the models anew, and finds the same but for a few megabytes."""
-TEXTS: Final = 256
+TEXTS: Final = 128
 _MB: Final = 1e6
 
 

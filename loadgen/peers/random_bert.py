@@ -17,7 +17,8 @@ _TOKENIZER: Final = ("tokenizer.json", "tokenizer_config.json", "sentence_bert_c
 def make(setup: Setup) -> None:
     """Write it to `setup.scratch`, with the tokenizer of the model in `setup.model`."""
     torch.manual_seed(SEED)
-    model = BertModel(BertConfig())  # type: ignore[no-untyped-call] # publishes no types here
+    # CTranslate2's converter asks for the kind of positions, which transformers 5 no longer writes.
+    model = BertModel(BertConfig(position_embedding_type="absolute"))  # type: ignore[no-untyped-call] # publishes no types here
     model.save_pretrained(setup.scratch)
     for name in _TOKENIZER:
         shutil.copy(setup.directory / name, setup.made(name))
