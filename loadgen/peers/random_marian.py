@@ -1,7 +1,8 @@
 """A Marian of the shape of Helsinki's English-German one, six and six layers, with random weights.
 
 A word is a token. The end is never the likeliest token, so that every engine makes translations of
-the same length; positions end where the service is to cut.
+the same length; positions end where the service is to cut. What the decoder reads of the source is
+made larger than chance would have it, or every text would get the same translation.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ SEED: Final = 7
 PIECES: Final = 58_100
 END, UNKNOWN, PAD = "</s>", "<unk>", "<pad>"
 _NEVER: Final = -1e4
+_LOUDNESS: Final = 8.0
 
 
 def make(setup: Setup) -> None:
@@ -48,6 +50,9 @@ def make(setup: Setup) -> None:
     )
     model = MarianMTModel(config)
     model.final_logits_bias[0, [end, pad]] = _NEVER
+    for layer in model.get_decoder().layers:
+        for projection in (layer.encoder_attn.v_proj, layer.encoder_attn.out_proj):
+            projection.weight.data *= _LOUDNESS
     model.save_pretrained(setup.scratch)
     _save_tokenizer(pieces, setup)
 

@@ -6,12 +6,17 @@ from typing import cast
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from loadgen.bench.embeddings import cosines, what_is_wrong
+from loadgen.bench.translating import what_is_wrong as what_is_wrong_with_translations
 from loadgen.peers.halves import Shared
 from loadgen.peers.ours import Engine
 from loadgen.peers.ours_translation import Translation
-from loadgen.peers.setup import Vectors
+from loadgen.peers.setup import NEW_TOKENS, Vectors
+from loadgen.peers.tokens import RawTokenizer
 from loadgen.peers.windows import Rows, embed_by_length, mean_over_tokens, padded, places_by_length
 from stream_infer.schemas import Output, Work
 from tests.unit.bench_doubles import make_upper
@@ -75,6 +80,25 @@ def test_processes_share_the_texts_and_keep_their_order() -> None:
 
     assert ["m A", "m B", "m C"] == shared(["a", "b", "c"])
     assert ["m D"] == shared(["d"])
+
+
+def test_pieces_are_the_tokens_strings() -> None:
+    tokenizer = Tokenizer(WordLevel({"<unk>": 0, "we": 1, "leave": 2}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+
+    assert [["we", "leave"], ["<unk>"]] == RawTokenizer(tokenizer).pieces(["we leave", "now"])
+    assert [[1, 2], [0]] == RawTokenizer(tokenizer).encode(["we leave", "now"])
+
+
+def test_translations_by_random_weights_have_one_length_and_mostly_one_text() -> None:
+    right = [" ".join([word] * NEW_TOKENS) for word in "abcd"]
+    longer = [f"{text} e" for text in right]
+
+    assert "" == what_is_wrong_with_translations([*right[:2], right[0], right[0]], right)
+    assert "only 25% of the translations are those at full precision" == what_is_wrong_with_translations(
+        right[:1] * 4, right
+    )
+    assert "[48] tokens instead of 47" == what_is_wrong_with_translations(longer, right)
 
 
 class UpperEngine:
