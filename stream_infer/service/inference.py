@@ -36,6 +36,8 @@ Deliver = Callable[[Sequence[Outcome]], None]
 
 MAX_FRESH = 4096
 """Outputs kept until they are shared with other workers."""
+SHORT_CHARS = 512
+"""Text that is tokenised within the event loop: some .1 ms, and the way to a thread and back takes more."""
 FAILURES_TO_DOUBT = 20
 """Batches failing in a row after which the engine is at fault, rather than records."""
 
@@ -132,7 +134,7 @@ class Inference:
             group.create_task(self._runner.run())
 
     async def _encode(self) -> None:
-        """Tokenise what arrived, off the event loop, group by group."""
+        """Tokenise what arrived, group by group."""
         while True:
             groups = self._processor.take_unencoded()
             if not groups:
@@ -144,7 +146,7 @@ class Inference:
     async def _encode_group(self, unencoded: Unencoded) -> None:
         tokenizer = self._tokenizers[unencoded.lane]
         try:
-            tokens = await asyncio.to_thread(_encode_all, tokenizer, unencoded.works)
+            tokens = await tokenise(tokenizer, unencoded.works)
         except Exception as error:  # noqa: BLE001 - whatever a tokenizer raises is one text's fault
             self._processor.encoding_failed(unencoded, error)
             self._flush()
@@ -247,6 +249,13 @@ class Inference:
 
 def _identifying(info: ModelInfo) -> tuple[str, ...]:
     return info.name, info.revision, info.precision, info.device
+
+
+async def tokenise(tokenizer: Tokenizer, works: Sequence[Work]) -> Sequence[Tokens]:
+    """Return the tokens of each piece; work that takes longer than the way off the event loop takes it."""
+    if sum(len(work.text) + len(work.pair or "") for work in works) <= SHORT_CHARS:
+        return _encode_all(tokenizer, works)
+    return await asyncio.to_thread(_encode_all, tokenizer, works)
 
 
 def _encode_all(tokenizer: Tokenizer, works: Sequence[Work]) -> Sequence[Tokens]:
