@@ -7,6 +7,7 @@ their sources, for images that are to run without a compiler.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -152,9 +153,13 @@ def load_kernels() -> Kernels | None:
         log.info("kernels_not_used", reason="the processor has no AVX-512 VNNI")
         return None
     name = f"kernels-{_digest()}.so"
-    path = next((path for path in (SOURCES / name, _cache_directory() / name) if path.is_file()), None)
-    path = path or compile_kernels(_cache_directory() / name)
-    return Kernels(path) if path is not None else None
+    places = [SOURCES / name, *(directory / name for directory in _cache_directories())]
+    path = next((place for place in places if place.is_file()), None) or compile_kernels(places[-1])
+    try:
+        return Kernels(path) if path is not None else None
+    except OSError as error:
+        _warn(error)
+        return None
 
 
 def has_instructions() -> bool:
@@ -171,7 +176,7 @@ def compile_kernels(path: Path) -> Path | None:
     """Compile the kernels to `path` and return it, or None, which the log explains."""
     compiler = next((found for name in _COMPILERS if (found := shutil.which(name))), None)
     if compiler is None:
-        log.warning("kernels_not_compiled", reason="no C++ compiler", effect="8-bit layers are slower")
+        _warn(FileNotFoundError("no C++ compiler"))
         return None
     started = time.perf_counter()
     try:
@@ -181,8 +186,7 @@ def compile_kernels(path: Path) -> Path | None:
             _run_compiler(compiler, made)
             made.replace(path)
     except (OSError, subprocess.SubprocessError) as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        log.warning("kernels_not_compiled", reason=reason, effect="8-bit layers are slower")
+        _warn(error)
         return None
     log.info("kernels_compiled", path=str(path), took_ms=round((time.perf_counter() - started) * 1000))
     return path
@@ -201,9 +205,17 @@ def _digest() -> str:
     return digest.hexdigest()[:16]
 
 
-def _cache_directory() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "stream-infer"
+def _cache_directories() -> list[Path]:
+    """Return where compiled kernels are kept: nowhere for a user without a home."""
+    with contextlib.suppress(RuntimeError):
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return [Path(home) / "stream-infer"]
+    return []
+
+
+def _warn(error: Exception) -> None:
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    log.warning("kernels_not_usable", reason=reason, effect="8-bit layers are slower")
 
 
 if __name__ == "__main__":

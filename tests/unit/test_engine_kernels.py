@@ -118,8 +118,22 @@ def test_without_kernels_there_is_a_warning(
         (tmp_path / "g++").chmod(0o755)
 
     assert compile_kernels(empty_cache / "kernels.so") is None
-    assert "kernels_not_compiled" in capsys.readouterr().out
+    assert "kernels_not_usable" in capsys.readouterr().out
     assert not empty_cache.is_dir() or not list(empty_cache.iterdir())
+
+
+@needs_kernels
+def test_kernels_that_cannot_be_loaded_are_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What another system has compiled into a shared cache does not stop the start."""
+    broken = tmp_path / "kernels.so"
+    broken.write_bytes(b"not a library")
+    monkeypatch.setattr(kernels, "compile_kernels", lambda _: broken)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    assert load_kernels.__wrapped__() is None
+    assert "kernels_not_usable" in capsys.readouterr().out
 
 
 def test_a_processor_without_the_instructions_has_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
