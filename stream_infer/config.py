@@ -100,12 +100,15 @@ class ModelSettings(Section):
     min_agreement: Share = 0.9
     max_new_tokens: PositiveInt = 64
     """Only for `generate`: the longest answer."""
+    num_beams: PositiveInt = 1
+    """Only for `translate`: how many continuations are followed; 1 takes the likeliest word each time."""
 
     def spec(self, name: str) -> ModelSpec:
         """Return what a replica is told about the model."""
         options = {
             "min_agreement": self.min_agreement,
             "max_new_tokens": self.max_new_tokens,
+            "num_beams": self.num_beams,
         }
         return ModelSpec(name, self.kind, self.source, self.precision, self.device, options)
 

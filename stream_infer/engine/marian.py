@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from stream_infer.engine.beams import rank_scores
 from stream_infer.engine.greedy import find_largest
 from stream_infer.engine.marian_layers import (
     DecoderLayer,
@@ -56,10 +57,12 @@ class PackedDecoder:
 
     def step(self, tokens: Tensor | None) -> Tensor:
         """Return each row's likeliest next token, [rows], after `tokens` [rows]; None starts."""
-        scores = self.score(tokens)
-        if self._words is None or self._penalties is None:
-            return find_largest(scores)
-        return self._words[find_largest(scores.add_(self._penalties))]
+        return self._name(find_largest(self._score_allowed(tokens)))
+
+    def rank(self, tokens: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
+        """Return each row's likeliest next tokens and their log-probabilities, best first, [rows, count]."""
+        places, values = rank_scores(self._score_allowed(tokens), count)
+        return self._name(places), values
 
     def score(self, tokens: Tensor | None) -> Tensor:
         """Return each row's logits of the next token, [rows, scored words]; for `tokens` see `step`."""
@@ -70,11 +73,23 @@ class PackedDecoder:
         logits: Tensor = self._projection(hidden)
         return logits
 
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only, given as ascending indices."""
-        self._rows = len(rows)
+    def _score_allowed(self, tokens: Tensor | None) -> Tensor:
+        scores = self.score(tokens)
+        return scores if self._penalties is None else scores.add_(self._penalties)
+
+    def _name(self, places: Tensor) -> Tensor:
+        """Return the tokens that stand at these places of the scores."""
+        return places if self._words is None else self._words[places]
+
+    def reorder(self, rows: Tensor) -> None:
+        """Let each row go on from the past of the given row, which has the same source."""
         for past in self._pasts:
             past.keep(rows)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only, given as ascending indices; a row may go on several times."""
+        self._rows = len(rows)
+        self.reorder(rows)
         if self._penalties is not None:
             self._penalties = self._penalties.index_select(0, rows)
         kept, first = [], 0
@@ -82,7 +97,7 @@ class PackedDecoder:
             inside = rows[(rows >= memory.first) & (rows < memory.first + memory.rows)] - memory.first
             if not len(inside):
                 continue
-            if len(inside) < memory.rows:
+            if inside.tolist() != list(range(memory.rows)):
                 memory.keep(inside)
             memory.first = first
             first += memory.rows

@@ -262,7 +262,7 @@ class Memory:
         return attend_once(own, self.keys[layer], self.values[layer], self.mask)
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only, given as ascending indices into this memory's own."""
+        """Go on with these rows only, given as indices into this memory's own."""
         self.keys = [key.index_select(0, rows) for key in self.keys]
         self.values = [value.index_select(0, rows) for value in self.values]
         self.mask = self.mask.index_select(0, rows)

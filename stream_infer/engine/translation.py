@@ -9,10 +9,11 @@ from typing import Final
 
 import torch
 
+from stream_infer.engine.beams import decode_with_beams
 from stream_infer.engine.devices import pick_device, pick_dtype
 from stream_infer.engine.directions import find_tiny_models
 from stream_infer.engine.fidelity import quantize_honestly
-from stream_infer.engine.greedy import decode_greedily, follow
+from stream_infer.engine.greedy import Decoded, decode_greedily, follow
 from stream_infer.engine.quantization import SKIPPED, quantize
 from stream_infer.engine.sources import ModelSource
 from stream_infer.engine.specs import ModelSpec, Precision
@@ -21,6 +22,7 @@ from stream_infer.engine.tokenization import Tokenizer
 from stream_infer.engine.translation_sample import sample_sentences
 from stream_infer.engine.translation_tokens import load as load_tokenizer
 from stream_infer.engine.translators import Ids, Translator, load_seq2seq, load_tiny
+from stream_infer.errors import ConfigError
 from stream_infer.schemas import ModelInfo, Output, Tokens, Work
 
 LIMIT_FACTOR: Final = 3
@@ -31,9 +33,10 @@ LIMIT_EXTRA: Final = 10
 class TranslationBackend:
     """A loaded translation model; a batch may mix the directions that it serves."""
 
-    def __init__(self, info: ModelInfo, translators: Mapping[str, Translator]) -> None:
+    def __init__(self, info: ModelInfo, translators: Mapping[str, Translator], beams: int = 1) -> None:
         self.info = info
         self._translators = translators
+        self._beams = beams
         self._streams = Streams()
 
     def run(self, batch: Sequence[Tokens], options: Sequence[str]) -> list[Output]:
@@ -54,7 +57,7 @@ class TranslationBackend:
         ordered = sorted(places, key=lambda place: len(batch[place].ids))
         parts = deal(ordered, torch.get_num_threads() if self.info.device == "cpu" else 1)
         translated = self._streams.run(
-            lambda part: _translate([batch[place] for place in part], translator), parts
+            lambda part: _translate([batch[place] for place in part], translator, self._beams), parts
         )
         return {
             place: output
@@ -69,6 +72,7 @@ def load(spec: ModelSpec, source: ModelSource) -> TranslationBackend:
     Raises:
         ConfigError: it cannot be read, or its 8-bit tokens agree too little with full precision.
     """
+    beams = _count_beams(spec)
     device = pick_device(spec)
     tiny = find_tiny_models(source)
     use_shortlist = bool(spec.options.get("shortlist", True))
@@ -95,7 +99,14 @@ def load(spec: ModelSpec, source: ModelSource) -> TranslationBackend:
         agreement=agreement,
         languages=tuple(translators),
     )
-    return TranslationBackend(info, translators)
+    return TranslationBackend(info, translators, beams)
+
+
+def _count_beams(spec: ModelSpec) -> int:
+    beams = spec.options.get("num_beams", 1)
+    if not isinstance(beams, int) or beams < 1:
+        raise ConfigError(f"model {spec.name}: num_beams must be a positive integer, not {beams!r}")
+    return beams
 
 
 def _encode_sample(tokenizer: Tokenizer, direction: str) -> list[Ids]:
@@ -131,19 +142,26 @@ class _TokenCheck:
 
     def _translate(self, rows: Sequence[Ids]) -> list[list[int]]:
         translator = self._translator
-        decoded = decode_greedily(translator.start(rows), _limits(rows, translator), {translator.end})
+        decoded = _decode(rows, translator, beams=1)
         return [row.ids if row.is_cut else [*row.ids, translator.end] for row in decoded]
 
 
-def _translate(batch: Sequence[Tokens], translator: Translator) -> list[Output]:
+def _translate(batch: Sequence[Tokens], translator: Translator, beams: int) -> list[Output]:
     outputs: dict[int, Output] = {}
     for places in translator.together([tokens.ids for tokens in batch]):
         rows = [batch[place].ids for place in places]
-        decoded = decode_greedily(translator.start(rows), _limits(rows, translator), {translator.end})
+        decoded = _decode(rows, translator, beams)
         texts = translator.vocabulary.decode([row.ids for row in decoded])
         for place, row, text in zip(places, decoded, texts, strict=True):
             outputs[place] = Output(text=text, truncated=batch[place].truncated or row.is_cut)
     return [outputs[place] for place in range(len(batch))]
+
+
+def _decode(rows: Sequence[Ids], translator: Translator, beams: int) -> list[Decoded]:
+    decoder, limits, ends = translator.start(rows), _limits(rows, translator), {translator.end}
+    if beams == 1:
+        return decode_greedily(decoder, limits, ends)
+    return decode_with_beams(decoder, limits, ends, beams)
 
 
 def _limits(rows: Sequence[Ids], translator: Translator) -> list[int]:

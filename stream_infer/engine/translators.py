@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM
 
+from stream_infer.engine.beams import RankingDecoder
 from stream_infer.engine.directions import TinyModelFiles, find_directions, read_json
 from stream_infer.engine.greedy import Decoder
 from stream_infer.engine.marian import PackedMarian
@@ -28,6 +29,10 @@ from stream_infer.errors import ConfigError
 Ids = NDArray[np.int32]
 
 _UNBOUNDED_POSITIONS: Final = 1_000_000
+
+
+class TranslationDecoder(Decoder, RankingDecoder, Protocol):
+    """Rows on their way through a decoder, greedily or in several beams."""
 
 
 class Translator(Protocol):
@@ -57,7 +62,7 @@ class Translator(Protocol):
         """Return which of `rows` are decoded at once: their places, shortest row first."""
         ...
 
-    def start(self, rows: Sequence[Ids]) -> Decoder:
+    def start(self, rows: Sequence[Ids]) -> TranslationDecoder:
         """Return these rows, which belong together, encoded and ready for decoding."""
         ...
 
@@ -79,7 +84,7 @@ class PackedTranslator:
         """Return all places, shortest row first."""
         return [_by_length(rows)]
 
-    def start(self, rows: Sequence[Ids]) -> Decoder:
+    def start(self, rows: Sequence[Ids]) -> TranslationDecoder:
         """Return the rows, sorted by length, encoded and ready for decoding."""
         ids = torch.from_numpy(np.concatenate(rows).astype(np.int64)).to(self.model.device)
         allowed = None
@@ -102,7 +107,7 @@ class Seq2SeqTranslator:
         """Return the places by length."""
         return [list(places) for _, places in groupby(_by_length(rows), key=lambda place: len(rows[place]))]
 
-    def start(self, rows: Sequence[Ids]) -> Decoder:
+    def start(self, rows: Sequence[Ids]) -> TranslationDecoder:
         """Return the rows, all of one length, encoded and ready for decoding."""
         ids = torch.from_numpy(np.stack(rows).astype(np.int64)).to(self.model.device)
         return Seq2SeqDecoder(self.model, ids, self.first)

@@ -198,8 +198,13 @@ class Inference:
     def _identity(self, name: str, info: ModelInfo) -> str:
         """Return what two models share only if their outputs for equal work are equal."""
         settings = self._settings.models[name]
-        longest = f"/{settings.max_new_tokens}" if settings.kind is ModelKind.GENERATE else ""
-        return model_identity(info) + longest
+        match settings.kind:
+            case ModelKind.GENERATE:
+                return f"{model_identity(info)}/{settings.max_new_tokens}"
+            case ModelKind.TRANSLATE if settings.num_beams > 1:
+                return f"{model_identity(info)}/{settings.num_beams}"
+            case _:
+                return model_identity(info)
 
     def _key_of(self, work: Work) -> bytes:
         return work_key(work, self._identities[work.model])

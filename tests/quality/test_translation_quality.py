@@ -104,6 +104,18 @@ def test_no_neighbour_changes_a_translation(service: Service) -> None:
     assert different <= (0 if service.info.precision == Precision.INT8 else MOST_FLIPS)
 
 
+def test_beams_are_no_worse_and_no_neighbour_changes_them(
+    record_property: Callable[[str, object], None],
+) -> None:
+    spec = ModelSpec("t", ModelKind.TRANSLATE, SOURCE, Precision.INT8, "cpu", {"num_beams": 4})
+    searching = Service(load_backend(spec), load_tokenizer(resolve(SOURCE), ModelKind.TRANSLATE))
+    together = [output.text for output in searching.run(works(TEXTS))]
+    record_property("bleu_four_beams", bleu(together))
+
+    assert bleu(together) >= LEAST_BLEU
+    assert together[:40] == [searching.run(works([text]))[0].text for text in TEXTS[:40]]
+
+
 def test_one_batch_serves_both_directions(service: Service) -> None:
     mixed = [*works(["Good morning, my friends."]), *works(["Bom dia, meus amigos."], "pt-en")]
     outputs = [output.text for output in service.run(mixed * 2)]

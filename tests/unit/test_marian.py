@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from stream_infer.engine.beams import decode_with_beams
 from stream_infer.engine.greedy import decode_greedily, find_largest, follow
 from stream_infer.engine.marian import MEMORY_STEP, PackedMarian
 from stream_infer.engine.marian_file import MarianFile
@@ -204,6 +205,25 @@ def test_quantised_logits_of_a_row_are_bit_equal_in_every_batch(make: Callable[[
         assert torch.equal(first[place], alone.score(None)[0])
         assert torch.equal(second[place], alone.score(torch.tensor([place]))[0])
         assert torch.equal(third[(1, 5, 15).index(place)], alone.score(torch.tensor([token]))[0])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("make", [make_model, make_attending_model], ids=["recurrent", "attending"])
+def test_beams_of_a_row_do_not_depend_on_its_batch(make: Callable[[], PackedMarian]) -> None:
+    """Each row has words of its own, so in a batch it is scored over more words than alone."""
+    model = make()
+    quantize(model, ())
+    rows = sorted(draw_rows(12), key=len)
+    allowed = torch.rand(12, WORDS, generator=torch.Generator().manual_seed(2)) < 0.4
+    allowed[:, 0] = True
+    ids, lengths = torch.tensor([t for row in rows for t in row]), [len(row) for row in rows]
+    together = decode_with_beams(model.start(ids, lengths, allowed), [9] * 12, {0}, 3)
+    alone = [
+        decode_with_beams(model.start(torch.tensor(row), [len(row)], its_words), [9], {0}, 3)[0]
+        for row, its_words in zip(rows, allowed[:, None], strict=True)
+    ]
+
+    assert together == alone
 
 
 @torch.inference_mode()

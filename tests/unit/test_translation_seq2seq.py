@@ -132,8 +132,9 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
     return tmp_path, request.param(tmp_path)
 
 
-def spec(directory: Path, precision: Precision = Precision.FP32) -> ModelSpec:
-    return ModelSpec("m", ModelKind.TRANSLATE, f"path:{directory}", precision, "cpu", {"min_agreement": 0.0})
+def spec(directory: Path, precision: Precision = Precision.FP32, num_beams: object = 1) -> ModelSpec:
+    options = {"min_agreement": 0.0, "num_beams": num_beams}
+    return ModelSpec("m", ModelKind.TRANSLATE, f"path:{directory}", precision, "cpu", options)
 
 
 def run(backend: Backend, directory: Path, texts: Sequence[str], option: str) -> list[str | None]:
@@ -143,10 +144,11 @@ def run(backend: Backend, directory: Path, texts: Sequence[str], option: str) ->
 
 
 @pytest.mark.slow
-def test_tokens_are_those_of_generate(model: tuple[Path, str]) -> None:
-    """Each text alone, greedily, by transformers' own generation."""
+@pytest.mark.parametrize("beams", [1, 3])
+def test_tokens_are_those_of_generate(model: tuple[Path, str], beams: int) -> None:
+    """Each text alone, by transformers' own generation."""
     directory, option = model
-    backend = load_backend(spec(directory))
+    backend = load_backend(spec(directory, num_beams=beams))
     source = resolve(f"path:{directory}")
     direction = find_directions(source)[option]
     network = AutoModelForSeq2SeqLM.from_pretrained(directory)
@@ -156,7 +158,9 @@ def test_tokens_are_those_of_generate(model: tuple[Path, str]) -> None:
         limit = 3 * len(tokens.ids) + 10
         expected = network.generate(
             torch.tensor(tokens.ids[None], dtype=torch.int64),
-            num_beams=1,
+            num_beams=beams,
+            length_penalty=1.0,
+            early_stopping=False,
             do_sample=False,
             max_new_tokens=limit,
             forced_bos_token_id=direction.first,
@@ -166,16 +170,25 @@ def test_tokens_are_those_of_generate(model: tuple[Path, str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
+@pytest.mark.parametrize(
+    ("precision", "beams"), [(Precision.FP32, 1), (Precision.INT8, 1), (Precision.INT8, 3)]
+)
 def test_a_text_is_translated_alike_alone_and_among_others(
-    model: tuple[Path, str], precision: Precision
+    model: tuple[Path, str], precision: Precision, beams: int
 ) -> None:
     directory, option = model
-    backend = load_backend(spec(directory, precision))
+    backend = load_backend(spec(directory, precision, beams))
     together = run(backend, directory, TEXTS * 2, option)
 
     assert together[:5] == together[5:]
     assert together[:5] == [run(backend, directory, [text], option)[0] for text in TEXTS]
+
+
+@pytest.mark.parametrize("beams", [0, -1, "two", 1.5])
+def test_a_number_of_beams_is_a_positive_integer(tmp_path: Path, beams: object) -> None:
+    build_marian(tmp_path)
+    with pytest.raises(ConfigError, match="num_beams must be a positive integer"):
+        load_backend(spec(tmp_path, num_beams=beams))
 
 
 def test_the_direction_decides_prefix_and_first_token(tmp_path: Path) -> None:
