@@ -174,7 +174,7 @@ def has_instructions() -> bool:
 
 def compile_kernels(path: Path) -> Path | None:
     """Compile the kernels to `path` and return it, or None, which the log explains."""
-    compiler = next((found for name in _COMPILERS if (found := shutil.which(name))), None)
+    compiler = find_compiler()
     if compiler is None:
         _warn(FileNotFoundError("no C++ compiler"))
         return None
@@ -190,6 +190,11 @@ def compile_kernels(path: Path) -> Path | None:
         return None
     log.info("kernels_compiled", path=str(path), took_ms=round((time.perf_counter() - started) * 1000))
     return path
+
+
+def find_compiler() -> str | None:
+    """Return the C++ compiler on the path, GNU's before others."""
+    return next((found for name in _COMPILERS if (found := shutil.which(name))), None)
 
 
 def _run_compiler(compiler: str, path: Path) -> None:
