@@ -44,7 +44,7 @@ class EncoderBackend:
     def run(self, batch: Sequence[Tokens], options: Sequence[str]) -> list[Output]:
         """Return each text's embedding (float16) or logits (float32), in order."""
         del options
-        vectors = self._compute([tokens.ids for tokens in batch])
+        vectors = self._compute([tokens.ids for tokens in batch]) if batch else []
         return [
             Output(vector=vector, truncated=tokens.truncated)
             for vector, tokens in zip(vectors, batch, strict=True)

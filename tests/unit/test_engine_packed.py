@@ -22,9 +22,10 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from stream_infer.engine.encoder import Classifier, Embedder
+from stream_infer.engine.encoder import Classifier, Embedder, EncoderBackend
 from stream_infer.engine.packed import PackedEncoder, pack
 from stream_infer.engine.quantization import quantize
+from stream_infer.schemas import ModelInfo
 
 SIZES: dict[str, Any] = {
     "vocab_size": 60,
@@ -139,6 +140,14 @@ def test_token_types_follow_their_texts() -> None:
     states = PackedEncoder(model).hidden(batch, types)
 
     assert torch.allclose(states[0], expected.last_hidden_state[0], atol=1e-5)
+
+
+def test_an_empty_batch_has_no_outputs() -> None:
+    """Nothing is computed for nothing."""
+    info = ModelInfo("encoder", "path:none", "1", "int8", "cpu", 24)
+    backend = EncoderBackend(info, lambda _: pytest.fail("computed"))
+
+    assert [] == backend.run([], [])
 
 
 def test_texts_of_one_length_share_a_segment() -> None:
