@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from structlog.testing import capture_logs
 from torch import nn
 
 from stream_infer.engine import kernels, quantization
@@ -107,7 +108,6 @@ def test_without_kernels_there_is_a_warning(
     empty_cache: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A start goes on without them, says why, and leaves nothing behind."""
     if fault == "no place for the result":
@@ -118,14 +118,15 @@ def test_without_kernels_there_is_a_warning(
         (tmp_path / "g++").write_text("#!/bin/sh\nexit 1\n")
         (tmp_path / "g++").chmod(0o755)
 
-    assert compile_kernels(empty_cache / "kernels.so") is None
-    assert "kernels_not_usable" in capsys.readouterr().out
+    with capture_logs() as logs:
+        assert compile_kernels(empty_cache / "kernels.so") is None
+    assert ["kernels_not_usable"] == [entry["event"] for entry in logs]
     assert not empty_cache.is_dir() or not list(empty_cache.iterdir())
 
 
 @needs_kernels
 def test_kernels_that_cannot_be_loaded_are_done_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What another system has compiled into a shared cache does not stop the start."""
     broken = tmp_path / "kernels.so"
@@ -133,8 +134,9 @@ def test_kernels_that_cannot_be_loaded_are_done_without(
     monkeypatch.setattr(kernels, "compile_kernels", lambda _: broken)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
-    assert load_kernels.__wrapped__() is None
-    assert "kernels_not_usable" in capsys.readouterr().out
+    with capture_logs() as logs:
+        assert load_kernels.__wrapped__() is None
+    assert ["kernels_not_usable"] == [entry["event"] for entry in logs]
 
 
 def test_a_processor_without_the_instructions_has_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
