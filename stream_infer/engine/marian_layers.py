@@ -6,8 +6,9 @@ depend on the rest of its batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +18,11 @@ from torch.nn import functional
 from transformers import PretrainedConfig
 from transformers.activations import ACT2FN
 
+_IN_PLACE: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {
+    "relu": torch.relu_,
+    "swish": partial(functional.silu, inplace=True),
+    "silu": partial(functional.silu, inplace=True),
+}
 FIRST_CAPACITY: Final = 32
 """How many steps a row's past has room for at first."""
 
@@ -94,7 +100,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.inner = nn.Linear(config.hidden_size, config.intermediate_size)
         self.outer = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.activation = ACT2FN[config.activation]
+        self.activation = _IN_PLACE.get(config.activation) or ACT2FN[config.activation]
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_epsilon)
 
     def forward(self, hidden: Tensor) -> Tensor:

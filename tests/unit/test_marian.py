@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,15 @@ def draw_weights() -> dict[str, NDArray[np.float32]]:
 
 
 WEIGHTS = draw_weights()
+
+
+@pytest.fixture(autouse=True)
+def _one_core() -> Iterator[None]:
+    """On two cores such small products are slower, and a hundred times as slow when the cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def make_model() -> PackedMarian:
