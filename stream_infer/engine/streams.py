@@ -28,21 +28,20 @@ class Streams:
     def run(self, decode: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
         """Return what `decode` makes of each part, in order, without gradients.
 
-        A part alone gets all cores. An error is raised when all parts have ended.
+        An error is raised when all parts have ended.
         """
-        if len(parts) < 2:  # noqa: PLR2004 - nothing to do side by side
-            with torch.inference_mode():
-                return [decode(part) for part in parts]
         cores = torch.get_num_threads()
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(cores)
         torch.set_num_threads(1)
         try:
+            if len(parts) < 2:  # noqa: PLR2004 - nothing to do side by side
+                return [_decode_on_one_core(decode, part) for part in parts]
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(cores)
             futures = [self._threads.submit(_decode_on_one_core, decode, part) for part in parts]
             wait(futures)
+            return [future.result() for future in futures]
         finally:
             torch.set_num_threads(cores)
-        return [future.result() for future in futures]
 
 
 def deal(places: Sequence[int], streams: int) -> list[list[int]]:

@@ -48,9 +48,15 @@ def test_parts_run_side_by_side_on_a_core_each() -> None:
 
 
 @pytest.mark.usefixtures("_two_cores")
-def test_a_part_alone_has_all_cores() -> None:
-    assert [2] == Streams().run(lambda _: torch.get_num_threads(), ["a"])
-    assert [] == Streams().run(lambda _: torch.get_num_threads(), [])
+def test_a_part_alone_runs_where_it_is_asked_for() -> None:
+    """On one core too: a single sentence's operations are too small to be shared."""
+
+    def decode(_: str) -> tuple[int, bool, threading.Thread]:
+        return torch.get_num_threads(), torch.is_inference_mode_enabled(), threading.current_thread()
+
+    assert [(1, True, threading.current_thread())] == Streams().run(decode, ["a"])
+    assert [] == Streams().run(decode, [])
+    assert 2 == torch.get_num_threads()
 
 
 @pytest.mark.usefixtures("_two_cores")
