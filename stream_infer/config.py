@@ -51,7 +51,7 @@ class ServiceSettings(Section):
     threads: Annotated[int, Field(ge=0)] = 0
     """Threads of each replica; 0 sizes them from the cores this process may use."""
     max_attempts: PositiveInt = 3
-    max_batch_items: PositiveInt = 64
+    max_batch_items: PositiveInt = 128
     max_buffered_records: PositiveInt = 4096
     max_buffered_tokens: PositiveInt = 262_144
     max_record_bytes: PositiveInt = 262_144
