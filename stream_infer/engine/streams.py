@@ -6,8 +6,9 @@ they compute. Streams share nothing but the weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -31,17 +32,25 @@ class Streams:
         An error is raised when all parts have ended.
         """
         cores = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with one_core():
             if len(parts) < 2:  # noqa: PLR2004 - nothing to do side by side
                 return [_decode_on_one_core(decode, part) for part in parts]
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(cores)
             futures = [self._threads.submit(_decode_on_one_core, decode, part) for part in parts]
             wait(futures)
-            return [future.result() for future in futures]
-        finally:
-            torch.set_num_threads(cores)
+        return [future.result() for future in futures]
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Let torch use one core within, and afterwards as many as before."""
+    cores = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(cores)
 
 
 def deal(places: Sequence[int], streams: int) -> list[list[int]]:

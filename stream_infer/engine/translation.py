@@ -17,7 +17,7 @@ from stream_infer.engine.greedy import Decoded, decode_greedily, follow
 from stream_infer.engine.quantization import SKIPPED, quantize
 from stream_infer.engine.sources import ModelSource
 from stream_infer.engine.specs import ModelSpec, Precision
-from stream_infer.engine.streams import Streams, deal
+from stream_infer.engine.streams import Streams, deal, one_core
 from stream_infer.engine.tokenization import Tokenizer
 from stream_infer.engine.translation_sample import sample_sentences
 from stream_infer.engine.translation_tokens import load as load_tokenizer
@@ -128,6 +128,7 @@ class _TokenCheck:
         self._groups = [[rows[place] for place in places] for places in translator.together(rows)]
         self._references: list[list[list[int]]] = []
 
+    @one_core()
     @torch.inference_mode()
     def tokens(self) -> list[int]:
         """Return the tokens."""

@@ -29,6 +29,7 @@ from stream_infer.engine.directions import find_directions
 from stream_infer.engine.marian_packing import can_be_packed
 from stream_infer.engine.sources import resolve
 from stream_infer.engine.specs import ModelKind, ModelSpec, Precision
+from stream_infer.engine.streams import one_core
 from stream_infer.engine.tokenization import load_tokenizer
 from stream_infer.engine.translation_tokens import load
 from stream_infer.engine.translators import Seq2SeqTranslator
@@ -156,15 +157,16 @@ def test_tokens_are_those_of_generate(model: tuple[Path, str], beams: int) -> No
     for text in TEXTS:
         (tokens,) = load(source).encode([Work("m", text, option=option)])
         limit = 3 * len(tokens.ids) + 10
-        expected = network.generate(
-            torch.tensor(tokens.ids[None], dtype=torch.int64),
-            num_beams=beams,
-            length_penalty=1.0,
-            early_stopping=False,
-            do_sample=False,
-            max_new_tokens=limit,
-            forced_bos_token_id=direction.first,
-        )[0, 1:]
+        with one_core():
+            expected = network.generate(
+                torch.tensor(tokens.ids[None], dtype=torch.int64),
+                num_beams=beams,
+                length_penalty=1.0,
+                early_stopping=False,
+                do_sample=False,
+                max_new_tokens=limit,
+                forced_bos_token_id=direction.first,
+            )[0, 1:]
         ids = [int(number) for number in expected if number != network.config.eos_token_id]
         assert vocabulary.decode([ids])[0] == backend.run([tokens], [option])[0].text
 
