@@ -1,10 +1,11 @@
 """A contender's own process: `python -m loadgen.bench.child FD` obeys orders on the socket FD.
 
 - `call` (function, setup): calls a `module:function` with the setup; answered by `{}`;
-- `load` (module, setup): imports an adapter and loads it; answered by the resident bytes that this added;
+- `load` (module, setup): imports an adapter and loads it; answered by `{}`;
 - `run` (texts, alone): runs the texts together, or each by itself; answered by the seconds of each
   call and the outputs;
-- `peak`: answered by the most resident bytes since the load.
+- `memory`: answered by the resident bytes that came since the adapter was imported, and by the most that
+  there were at all since it had loaded.
 
 Whatever goes wrong is answered by `{error}`.
 """
@@ -34,6 +35,7 @@ class Child:
 
     def __init__(self) -> None:
         self._run: Run | None = None
+        self._before = 0
 
     def answer(self, order: Message) -> Message:
         """Return the answer to an order."""
@@ -41,7 +43,7 @@ class Child:
             "call": _call,
             "load": self._load,
             "run": self._run_texts,
-            "peak": lambda _: {"peak": _resident("VmHWM")},
+            "memory": self._memory,
         }
         try:
             return orders[order["order"]](order)
@@ -50,10 +52,13 @@ class Child:
 
     def _load(self, order: Message) -> Message:
         module = importlib.import_module(order["module"])
-        before = _resident("VmRSS")
+        self._before = _resident("VmRSS")
         self._run = module.load(Setup(**order["setup"]))
         _CLEAR.write_text(_RESET_PEAK, encoding="ascii")
-        return {"grown": _resident("VmRSS") - before}
+        return {}
+
+    def _memory(self, _: Message) -> Message:
+        return {"grown": _resident("VmRSS") - self._before, "peak": _resident("VmHWM")}
 
     def _run_texts(self, order: Message) -> Message:
         if self._run is None:

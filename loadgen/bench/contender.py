@@ -48,12 +48,18 @@ class Answer:
     outputs: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Resident bytes: what came since the adapter was imported, and the most at all since it had loaded."""
+
+    grown: int
+    peak: int
+
+
 class ContenderProcess:
     """A contender's process, alive until it is closed; one answer is awaited at a time."""
 
     def __init__(self, name: str, python: str, threads: int, log: Path) -> None:
-        self.weights = 0
-        """The resident bytes that loading added."""
         self._name = name
         self._log = log
         self._connection, theirs = socket.socketpair()
@@ -92,16 +98,16 @@ class ContenderProcess:
 
     def load(self, module: str, setup: Setup) -> None:
         """Have it load an adapter."""
-        self.weights = int(self._ask({"order": "load", "module": module, "setup": asdict(setup)})["grown"])
+        self._ask({"order": "load", "module": module, "setup": asdict(setup)})
 
     def run(self, texts: Sequence[str], *, alone: bool = False) -> Answer:
         """Have it run texts together, or each by itself."""
         answer = self._ask({"order": "run", "texts": list(texts), "alone": alone})
         return Answer(answer["seconds"], decode_outputs(answer))
 
-    def peak(self) -> int:
-        """Return the most resident bytes that it held since it had loaded."""
-        return int(self._ask({"order": "peak"})["peak"])
+    def memory(self) -> Memory:
+        """Return what its memory is."""
+        return Memory(**self._ask({"order": "memory"}))
 
     def _ask(self, order: Message) -> Message:
         try:

@@ -10,6 +10,9 @@ import numpy as np
 from loadgen.peers.halves import Translate
 from loadgen.peers.setup import Run, Setup, Vectors
 
+HOARDED = 50_000_000
+_KEPT: list[bytes] = []
+
 
 def load(setup: Setup) -> Run:
     """Return what the setup's model names."""
@@ -53,4 +56,17 @@ def fail(texts: Sequence[str]) -> Vectors:
     raise ValueError(f"no {len(texts)} texts, please")
 
 
-RUNS: dict[str, Run] = {"embed": embed, "upper": upper, "zeros": zeros, "die": die, "fail": fail}
+def hoard(texts: Sequence[str]) -> list[str]:
+    """Keep some memory for good."""
+    _KEPT.append(b"x" * HOARDED)
+    return list(texts)
+
+
+RUNS: dict[str, Run] = {
+    "embed": embed,
+    "upper": upper,
+    "zeros": zeros,
+    "die": die,
+    "fail": fail,
+    "hoard": hoard,
+}

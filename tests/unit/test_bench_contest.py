@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from loadgen.bench.rows import Measure, Row
 from loadgen.bench.workshop import Workshop
 from loadgen.peers.setup import Setup
 from tests.unit import bench_doubles
+from tests.unit.bench_doubles import HOARDED
 
 DOUBLES = "tests.unit.bench_doubles"
 RATE = Measure("texts/s")
@@ -125,3 +127,14 @@ def test_a_maker_that_cannot_go_on_makes_its_missing_rows_faults(workshop: Works
 
     assert [("a", ""), ("b", "not measured: no model"), ("c", "")] == [(row.key, row.note) for row in rows]
     assert [False, True, False] == [row.is_fault for row in rows]
+
+
+def test_memory_is_what_came_since_the_adapter_was_imported(workshop: Workshop) -> None:
+    with ExitStack() as stack:
+        process = workshop.start(contender("hoard"), stack)
+        before = process.memory()
+        process.run(["a"])
+        after = process.memory()
+
+    assert HOARDED <= after.grown - before.grown < 2 * HOARDED
+    assert HOARDED <= after.peak - before.peak
