@@ -18,7 +18,8 @@ def make(setup: Setup) -> None:
     """Write it to `setup.scratch`, with the tokenizer of the model in `setup.model`."""
     torch.manual_seed(SEED)
     # CTranslate2's converter asks for the kind of positions, which transformers 5 no longer writes.
-    model = BertModel(BertConfig(position_embedding_type="absolute"))  # type: ignore[no-untyped-call] # publishes no types here
+    config = BertConfig.from_dict({"position_embedding_type": "absolute"})
+    model = BertModel(config)  # type: ignore[no-untyped-call] # publishes no types here
     model.save_pretrained(setup.scratch)
     for name in _TOKENIZER:
         shutil.copy(setup.directory / name, setup.made(name))

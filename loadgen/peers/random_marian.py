@@ -8,7 +8,7 @@ made larger than chance would have it, or every text would get the same translat
 from __future__ import annotations
 
 import json
-from typing import Final
+from typing import Any, Final
 
 import torch
 from tokenizers import AddedToken, Tokenizer
@@ -48,7 +48,7 @@ def make(setup: Setup) -> None:
         decoder_start_token_id=pad,
         forced_eos_token_id=None,
     )
-    model = MarianMTModel(config)
+    model: Any = MarianMTModel(config)
     model.final_logits_bias[0, [end, pad]] = _NEVER
     for layer in model.get_decoder().layers:
         for projection in (layer.encoder_attn.v_proj, layer.encoder_attn.out_proj):
