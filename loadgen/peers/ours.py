@@ -10,7 +10,7 @@ import torch
 
 import stream_infer.engine.encoder  # noqa: F401 - torch and transformers are no part of a model's weights
 from loadgen.peers.setup import Run, Setup, Vectors
-from stream_infer.config import ModelSettings, ServiceSettings
+from stream_infer.config import UNMEASURED_BATCH_TOKENS, ModelSettings, ServiceSettings
 from stream_infer.engine.backend import load_backend
 from stream_infer.engine.sources import resolve
 from stream_infer.engine.specs import ModelKind, Precision
@@ -45,7 +45,9 @@ class Engine:
         return [outputs[id(piece)] for piece in pieces]
 
     def _batches(self, pieces: Sequence[Pending]) -> Iterator[Batch]:
-        limits = LaneLimits(self._settings.max_batch_tokens, ServiceSettings().max_batch_items)
+        limits = LaneLimits(
+            self._settings.max_batch_tokens or UNMEASURED_BATCH_TOKENS, ServiceSettings().max_batch_items
+        )
         lane = Lane(NAME, limits)
         for piece in pieces:
             lane.add(piece)

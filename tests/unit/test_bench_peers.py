@@ -83,7 +83,7 @@ def test_processes_share_the_texts_and_keep_their_order() -> None:
 
 
 def test_pieces_are_the_tokens_strings() -> None:
-    tokenizer = Tokenizer(WordLevel({"<unk>": 0, "we": 1, "leave": 2}, unk_token="<unk>"))
+    tokenizer = Tokenizer(WordLevel({"<unk>": 0, "we": 1, "leave": 2}, unk_token="<unk>"))  # noqa: S106 - a token
     tokenizer.pre_tokenizer = WhitespaceSplit()
 
     assert [["we", "leave"], ["<unk>"]] == RawTokenizer(tokenizer).pieces(["we leave", "now"])
