@@ -11,11 +11,11 @@ from typing import Any, Protocol
 import pytest
 import pytest_asyncio
 
+from loadgen.kafka.process import KafkaProcess
 from stream_infer.bus.connection import Connection, connect
 from stream_infer.bus.embedded import EmbeddedBroker
 from stream_infer.bus.topics import TopicSpec, apply
 from stream_infer.config import KafkaSettings
-from tests.broker.kafka_process import KafkaProcess
 from tests.broker.lanes import Lane
 from tests.broker.service_process import SCORING_STREAM
 

@@ -19,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from loadgen.kafka.process import KafkaProcess
 from loadgen.measure import measure
 from loadgen.producer import Load
 from loadgen.schedule import Arrivals, Profile
@@ -35,7 +36,6 @@ from stream_infer.demo.run import until_indexed
 from stream_infer.log import configure_logging
 from stream_infer.schemas import Task
 from stream_infer.web.probe import wait_until_ready
-from tests.broker.kafka_process import KafkaProcess
 
 PACKAGES = ("torch", "transformers", "bitsandbytes", "aiokafka", "noida-db")
 START_SECONDS = 120.0

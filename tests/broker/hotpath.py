@@ -33,6 +33,7 @@ from typing import Any
 import msgpack
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from loadgen.kafka.process import KafkaProcess
 from loadgen.texts import load_bodies
 from stream_infer.bus.batches import OutRecord
 from stream_infer.bus.connection import Connection, connect
@@ -45,7 +46,6 @@ from stream_infer.config_loading import load_settings
 from stream_infer.log import configure_logging
 from stream_infer.schemas import Partition
 from tests.broker.bare_loop import BARE, PARTITIONS
-from tests.broker.kafka_process import KafkaProcess
 
 WORKER = "worker"
 DISTINCT = 400

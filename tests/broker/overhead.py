@@ -22,6 +22,7 @@ from statistics import median
 from aiohttp import web
 
 from loadgen.broker import Broker
+from loadgen.kafka.process import KafkaProcess
 from loadgen.measure import SATURATING_RATE
 from loadgen.running import Place, carry_out
 from loadgen.schedule import Arrivals, Profile
@@ -33,7 +34,6 @@ from stream_infer.log import configure_logging
 from stream_infer.schemas import Task
 from stream_infer.web.probe import wait_until_ready
 from tests.broker.figures import START_SECONDS, load_of
-from tests.broker.kafka_process import KafkaProcess
 
 BARE, COUNTED, TRACED = "bare", "metrics", "metrics and traces"
 MODULES = {BARE: "tests.broker.bare_worker", COUNTED: "stream_infer", TRACED: "stream_infer"}

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from loadgen.kafka.security import SCRAM_USER, SecuredListener
 from stream_infer.bus.embedded import HOST, free_port, guarded
-from tests.broker.kafka_security import SCRAM_USER, SecuredListener
 
 HERE = Path(__file__).parent
 START_SECONDS = 120.0
