@@ -37,6 +37,16 @@ class Latencies:
             return None
         return round(int(self._histogram.get_value_at_percentile(percentile)) / 1_000, 3)
 
+    def share_within(self, milliseconds: float) -> float:
+        """Return the share that is no longer than this, to three digits; 1 when there is none."""
+        most = self._histogram.get_highest_equivalent_value(round(milliseconds * 1_000))
+        within = sum(
+            int(each.count_at_value_iterated_to)
+            for each in self._histogram.get_recorded_iterator()
+            if each.value_iterated_to <= most
+        )
+        return within / self.count if self.count else 1.0
+
     def summary(self) -> dict[str, float | None]:
         """Return the usual percentiles, the mean and the greatest, in milliseconds."""
         percentiles = {f"p{each:g}": self.percentile_ms(each) for each in PERCENTILES}

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from loadgen.bench import engine, gpu
+from loadgen.bench import bus, engine, gpu
 from loadgen.bench.makers import Maker, make_rows
 from loadgen.bench.mixed_texts import COUNT
 from loadgen.bench.progress import show_rows
@@ -19,13 +19,15 @@ from loadgen.bench.workshop import Workshop
 from loadgen.machine import describe_machine, describe_versions
 from stream_infer.engine.threads import threads_per_replica
 
-SUITES: Final[dict[str, tuple[Maker, ...]]] = {"engine": engine.MAKERS}
+SUITES: Final[dict[str, tuple[Maker, ...]]] = {"engine": engine.MAKERS, "bus": bus.MAKERS}
 FAULTS: Final = 1
 ROUNDS: Final = 5
 PACKAGES: Final = (
     "torch",
     "transformers",
     "bitsandbytes",
+    "aiokafka",
+    "faust-streaming",
     "onnxruntime",
     "ctranslate2",
     "sentence-transformers",

@@ -29,6 +29,15 @@ def test_latency_counts_from_when_an_event_was_due() -> None:
     assert 0.5 == recorder.send_lag
 
 
+def test_the_share_within_a_budget_counts_what_is_just_as_long() -> None:
+    latencies = Latencies()
+    assert 1.0 == latencies.share_within(500.0)
+    for seconds in (0.1, 0.2, 0.5, 0.9):
+        latencies.record(seconds)
+
+    assert [0.0, 0.5, 0.75, 1.0] == [latencies.share_within(each) for each in (50.0, 498.0, 500.0, 5e6)]
+
+
 def test_outcomes_are_counted_by_what_they_are() -> None:
     recorder = recorder_of(event(0), event(1), event(2, is_poison=True), event(3, is_poison=True))
     recorder.receive("run-0", 1.0, is_dead_letter=False)

@@ -1,9 +1,8 @@
 """A service that promises nothing but exactly once, to see what the bus itself costs: see `hotpath`.
 
-`python -m tests.broker.bare_loop SERVERS INPUT OUTPUT` fetches, reads the text, takes a vector from a
-dictionary, scores it, and writes a result with its position: one transactional producer for each input
-partition, one batch for each output partition. It judges, orders, counts and fears nothing; it asks
-noida-db no more often than the worker does.
+`python -m loadgen.peers.bare_loop SERVERS INPUT OUTPUT GROUP PARTITIONS` fetches, reads the text, takes a
+vector from a dictionary, scores it, and writes a result with its position: one transactional producer for
+each input partition, one batch for each output partition. It judges, orders, counts and fears nothing.
 """
 
 from __future__ import annotations
@@ -20,23 +19,21 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from numpy.typing import NDArray
 
 from stream_infer.bus.batches import OutRecord, group_by_target
-from stream_infer.bus.pacing import pace_empty_fetches
 
 LABELS = ("negative", "neutral", "positive")
 DIMENSION = 384
-PARTITIONS = 4
 MAX_FETCH = 1024
 """Records taken at once, as the worker does."""
-BARE = "bare"
-"""Its consumer group."""
 
 
 class BareLoop:
     """One consumer, one producer for each of its partitions, and all vectors it ever needed."""
 
-    def __init__(self, servers: str, topics: tuple[str, str]) -> None:
+    def __init__(self, servers: str, topics: tuple[str, str], group: str, partitions: int) -> None:
         self._servers = servers
         self._input, self._output = topics
+        self._group = group
+        self._partitions = partitions
         self._vectors: dict[bytes, NDArray[np.float32]] = {}
         self._weight = np.random.default_rng(0).standard_normal((len(LABELS), DIMENSION), np.float32)
 
@@ -45,14 +42,13 @@ class BareLoop:
         consumer = AIOKafkaConsumer(
             self._input,
             bootstrap_servers=self._servers,
-            group_id=BARE,
+            group_id=self._group,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
         )
-        pace_empty_fetches()
         await consumer.start()
-        producers = [await self._producer(partition) for partition in range(PARTITIONS)]
+        producers = [await self._producer(partition) for partition in range(self._partitions)]
         while True:
             fetched = await consumer.getmany(timeout_ms=200, max_records=MAX_FETCH)
             await asyncio.gather(
@@ -65,7 +61,7 @@ class BareLoop:
     async def _producer(self, partition: int) -> Any:
         producer = AIOKafkaProducer(
             bootstrap_servers=self._servers,
-            transactional_id=f"{BARE}.{partition}",
+            transactional_id=f"{self._group}.{partition}",
             retry_backoff_ms=5,
         )
         await producer.start()
@@ -76,7 +72,7 @@ class BareLoop:
         async with producer.transaction():
             sent = []
             for (topic, partition), indexes in group_by_target(
-                results, {self._output: PARTITIONS}, place.partition
+                results, {self._output: self._partitions}, place.partition
             ).items():
                 batch = producer.create_batch()
                 for index in indexes:
@@ -90,7 +86,7 @@ class BareLoop:
                             timestamp=None, key=result.key, value=result.value, headers=result.headers
                         )
                 sent.append(await producer.send_batch(batch, topic, partition=partition))
-            await producer.send_offsets_to_transaction({place: messages[-1].offset + 1}, BARE)
+            await producer.send_offsets_to_transaction({place: messages[-1].offset + 1}, self._group)
             await asyncio.gather(*sent)
 
     def _result(self, message: Any) -> OutRecord:
@@ -113,4 +109,5 @@ class BareLoop:
 
 
 if __name__ == "__main__":
-    asyncio.run(BareLoop(sys.argv[1], (sys.argv[2], sys.argv[3])).run())
+    servers, source, target, group, partitions = sys.argv[1:]
+    asyncio.run(BareLoop(servers, (source, target), group, int(partitions)).run())

@@ -1,4 +1,4 @@
-"""What the bus costs: `python -m tests.broker.hotpath --broker embedded|kafka`.
+"""What the bus costs: `python -m loadgen.bench.hotpath --broker embedded|kafka`.
 
 Two figures of the real worker, exactly once, beside those of a bare loop of the same input and output,
 in turns on one broker:
@@ -33,6 +33,7 @@ from typing import Any
 import msgpack
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from loadgen.bench.buses import PARTITIONS
 from loadgen.kafka.process import KafkaProcess
 from loadgen.texts import load_bodies
 from stream_infer.bus.batches import OutRecord
@@ -45,9 +46,8 @@ from stream_infer.config import KafkaSettings
 from stream_infer.config_loading import load_settings
 from stream_infer.log import configure_logging
 from stream_infer.schemas import Partition
-from tests.broker.bare_loop import BARE, PARTITIONS
 
-WORKER = "worker"
+WORKER, BARE = "worker", "bare"
 DISTINCT = 400
 """Different texts of a flood, all of them in the cache before it."""
 KEYS = 64
@@ -196,14 +196,25 @@ async def contestants(broker_kind: str) -> AsyncIterator[list[Contestant]]:
         settings.write_text(WORKER_SETTINGS.format(servers=servers), encoding="utf-8")
         await apply(connection, [*specs_for(load_settings(settings)), *BARE_TOPICS])
         serve = ("stream_infer", "serve", "--log-level", "warning", "--config", str(settings))
-        bare = ("tests.broker.bare_loop", servers, "bare.requests", "bare.results")
+        bare = ("loadgen.peers.bare_loop", servers, "bare.requests", "bare.results", BARE, str(PARTITIONS))
         yield [
             Contestant(name, await stack.enter_async_context(running(*command)), connection)
             for name, command in ((WORKER, serve), (BARE, bare))
         ]
 
 
-async def measure(broker_kind: str, rounds: int, count: int, singles: int) -> dict[str, object]:
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What was measured, by contestant.
+
+    Events per second of CPU time of each round, and the milliseconds of every single event.
+    """
+
+    rates: Mapping[str, Sequence[float]]
+    added_ms: Mapping[str, Sequence[float]]
+
+
+async def measure(broker_kind: str, rounds: int, count: int, singles: int) -> Costs:
     """Measure both contestants once a round, in turns."""
     texts = [body["text"] for body in load_bodies("classify", seed=7)]
     rates: defaultdict[str, list[float]] = defaultdict(list)
@@ -218,10 +229,17 @@ async def measure(broker_kind: str, rounds: int, count: int, singles: int) -> di
                 rates[name].append(await feed.flood(count))
                 added[name] += await feed.added_ms(singles, draw)
                 print(f"round {number}, {name}: {rates[name][-1]:.0f}/s", file=sys.stderr)  # noqa: T201 - progress
+    return Costs(rates, added)
+
+
+def as_document(broker_kind: str, costs: Costs) -> dict[str, object]:
+    """Return what is printed as JSON."""
     return {
         "broker": broker_kind,
-        "events_per_busy_core_second": {name: _rates(found, rates[BARE]) for name, found in rates.items()},
-        "idle_added_ms": {name: _latencies(found) for name, found in added.items()},
+        "events_per_busy_core_second": {
+            name: _rates(found, costs.rates[BARE]) for name, found in costs.rates.items()
+        },
+        "idle_added_ms": {name: _latencies(found) for name, found in costs.added_ms.items()},
     }
 
 
@@ -240,7 +258,7 @@ def _latencies(added: Sequence[float]) -> dict[str, float]:
 
 def main() -> None:
     """Print both figures as JSON; `to_bare` is the median of a round's ratios."""
-    parser = argparse.ArgumentParser(prog="python -m tests.broker.hotpath", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m loadgen.bench.hotpath", description=__doc__)
     parser.add_argument("--broker", choices=("embedded", "kafka"), default="embedded")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count", type=int, default=40_000, help="events of each flood")
@@ -248,7 +266,7 @@ def main() -> None:
     options = parser.parse_args()
     configure_logging("warning", as_json=False)
     found = asyncio.run(measure(options.broker, options.rounds, options.count, options.singles))
-    print(json.dumps(found, indent=2))  # noqa: T201 - its output
+    print(json.dumps(as_document(options.broker, found), indent=2))  # noqa: T201 - its output
 
 
 if __name__ == "__main__":
