@@ -20,6 +20,7 @@ from loadgen.machine import describe_machine, describe_versions
 from stream_infer.engine.threads import threads_per_replica
 
 SUITES: Final[dict[str, tuple[Maker, ...]]] = {"engine": engine.MAKERS, "bus": bus.MAKERS}
+"""What can be asked for by name, or all at once."""
 FAULTS: Final = 1
 ROUNDS: Final = 5
 PACKAGES: Final = (
