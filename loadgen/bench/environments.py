@@ -7,7 +7,6 @@ shared. They are kept in the user's cache, by requirements, Python and the envir
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,8 @@ import venv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
+
+from platformdirs import user_cache_path
 
 from loadgen.bench.contender import ContenderError
 
@@ -41,10 +42,9 @@ def interpreter(requirements: Sequence[str]) -> str:
 
 
 def _place(requirements: Sequence[str]) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     parts = [*requirements, sys.version, *_own_packages()]
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-    return cache / "stream-infer-bench" / digest
+    return user_cache_path("stream-infer-bench") / digest
 
 
 def _own_packages() -> list[str]:

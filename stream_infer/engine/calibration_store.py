@@ -29,28 +29,34 @@ Conditions = Mapping[str, str | int]
 class CalibrationStore:
     """Keeps calibrations by the conditions under which they were made.
 
-    A directory that cannot be read or written costs a calibration at every start, not the start.
+    A directory that is missing, or cannot be read or written, costs a calibration at every start, and not
+    the start.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path | None) -> None:
         self._directory = directory
 
     def find(self, conditions: Conditions) -> Calibration | None:
         """Return what was found under these conditions, or None where nothing usable is kept."""
+        if self._directory is None:
+            return None
+        path = self._directory / _name(conditions)
         try:
-            kept = json.loads(self._path(conditions).read_bytes())
+            kept = json.loads(path.read_bytes())
             found = kept["calibration"]
             trials = tuple(Trial(int(each["tokens"]), float(each["seconds"])) for each in found["trials"])
             return Calibration(int(found["threads"]), int(found["batch_tokens"]), trials)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            log.warning("calibration_unreadable", path=str(self._path(conditions)), error=str(error))
+            log.warning("calibration_unreadable", path=str(path), error=str(error))
             return None
 
     def keep(self, conditions: Conditions, calibration: Calibration) -> None:
         """Keep a calibration; readers see all of it or nothing."""
-        path = self._path(conditions)
+        if self._directory is None:
+            return
+        path = self._directory / _name(conditions)
         part = path.with_suffix(f".{uuid4().hex}")
         text = json.dumps({"conditions": dict(conditions), "calibration": asdict(calibration)}, indent=2)
         try:
@@ -60,10 +66,6 @@ class CalibrationStore:
         except OSError as error:
             log.warning("calibration_not_kept", path=str(path), error=str(error))
 
-    def _path(self, conditions: Conditions) -> Path:
-        text = json.dumps(dict(conditions), sort_keys=True)
-        return self._directory / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
-
 
 def machine_conditions() -> dict[str, str | int]:
     """Return what of this machine and its libraries decides how fast a model runs."""
@@ -72,6 +74,11 @@ def machine_conditions() -> dict[str, str | int]:
         "cores": os.cpu_count() or 0,
         **{name: version(name) for name in _PACKAGES},
     }
+
+
+def _name(conditions: Conditions) -> str:
+    text = json.dumps(dict(conditions), sort_keys=True)
+    return f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 
 def _processor() -> str:

@@ -7,10 +7,8 @@ their sources, for images that are to run without a compiler.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import hashlib
-import os
 import shutil
 import subprocess
 import tempfile
@@ -25,6 +23,8 @@ import structlog
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from stream_infer.engine.keeping import cache_directory
 
 log = structlog.get_logger(__name__)
 
@@ -153,7 +153,7 @@ def load_kernels() -> Kernels | None:
         log.info("kernels_not_used", reason="the processor has no AVX-512 VNNI")
         return None
     name = f"kernels-{_digest()}.so"
-    places = [SOURCES / name, *(directory / name for directory in _cache_directories())]
+    places = [directory / name for directory in (SOURCES, cache_directory()) if directory is not None]
     path = next((place for place in places if place.is_file()), None) or compile_kernels(places[-1])
     try:
         return Kernels(path) if path is not None else None
@@ -208,14 +208,6 @@ def _digest() -> str:
     for path in sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _cache_directories() -> list[Path]:
-    """Return where compiled kernels are kept: nowhere for a user without a home."""
-    with contextlib.suppress(RuntimeError):
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return [Path(home) / "stream-infer"]
-    return []
 
 
 def _warn(error: Exception) -> None:

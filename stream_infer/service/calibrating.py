@@ -11,11 +11,11 @@ from time import monotonic
 from typing import Final, Protocol
 
 import structlog
-from platformdirs import user_cache_path
 
 from stream_infer.config import UNMEASURED_BATCH_TOKENS, ModelSettings, Settings
 from stream_infer.engine.calibration import Calibration, Trial, calibrate
 from stream_infer.engine.calibration_store import CalibrationStore, machine_conditions
+from stream_infer.engine.keeping import cache_directory
 from stream_infer.engine.replica import Replica
 from stream_infer.engine.sample import SENTENCES
 from stream_infer.engine.sources import SourceKind
@@ -94,7 +94,8 @@ async def calibrate_models(
     any that fails on the sample, and any whose runs others disturbed: a busy machine tells little, and
     what it told would be remembered.
     """
-    store = CalibrationStore(user_cache_path("stream-infer") / "calibrations")
+    directory = cache_directory()
+    store = CalibrationStore(directory and directory / "calibrations")
     found = {}
     for name, model in settings.used_models.items():
         if not _is_measured(model):

@@ -136,6 +136,13 @@ def test_a_directory_that_cannot_be_made_costs_no_start(tmp_path: Path) -> None:
     assert store.find(CONDITIONS) is None
 
 
+def test_without_a_directory_nothing_is_kept() -> None:
+    store = CalibrationStore(None)
+    store.keep(CONDITIONS, FOUND)
+
+    assert store.find(CONDITIONS) is None
+
+
 def test_the_machine_is_told_by_what_decides_speed() -> None:
     conditions = machine_conditions()
 
