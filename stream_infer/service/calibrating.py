@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, cycle
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
@@ -26,29 +26,14 @@ from stream_infer.errors import EngineError
 from stream_infer.flow.cost import CostModel
 from stream_infer.flow.lane import Lane, LaneLimits
 from stream_infer.retrieval.cache import model_identity
-from stream_infer.schemas import ModelInfo, Output, Tokens, Work
+from stream_infer.schemas import ModelInfo, Tokens, Work
 from stream_infer.service.disturbance import OtherLoad, disturbs
+from stream_infer.service.running import Runner
 
 _LONGEST_TEXT: Final = 4
 """Sentences in the sample's longest text."""
 
 log = structlog.get_logger(__name__)
-
-
-class Runner(Protocol):
-    """What runs batches: a replica, or its double."""
-
-    async def run(
-        self,
-        model: str,
-        batch: Sequence[Tokens],
-        options: Sequence[str],
-        *,
-        expected: float,
-        threads: int | None = None,
-    ) -> list[Output]:
-        """Return the outputs of the batch in order, or raise `EngineError`."""
-        ...
 
 
 class ReplicaTrials:

@@ -28,8 +28,8 @@ BUDGET_SHARE = 0.75
 just after it has left still has a quarter of its budget to run in."""
 
 
-class Replica(Protocol):
-    """What runs batches."""
+class Runner(Protocol):
+    """What runs batches: a replica, or its double."""
 
     async def run(
         self,
@@ -51,7 +51,7 @@ class Replica(Protocol):
 class InHand:
     """What one replica has in hand: the batch that it runs, and perhaps the next."""
 
-    def __init__(self, replica: Replica) -> None:
+    def __init__(self, replica: Runner) -> None:
         self.replica = replica
         self.began = 0.0
         """When the batch that it runs began to run, or the last one ended."""
@@ -92,7 +92,7 @@ class BatchRunner:
     def __init__(
         self,
         processor: Processor,
-        replicas: Sequence[Replica],
+        replicas: Sequence[Runner],
         metrics: Mapping[str, ModelMetrics],
         *,
         threads: Mapping[str, int],
