@@ -104,7 +104,7 @@ def test_no_neighbour_changes_a_translation(service: Service) -> None:
     assert different <= (0 if service.info.precision == Precision.INT8 else MOST_FLIPS)
 
 
-def test_beams_are_no_worse_and_no_neighbour_changes_them(
+def test_beams_translate_well_and_no_neighbour_changes_them(
     record_property: Callable[[str, object], None],
 ) -> None:
     spec = ModelSpec("t", ModelKind.TRANSLATE, SOURCE, Precision.INT8, "cpu", {"num_beams": 4})
