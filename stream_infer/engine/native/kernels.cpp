@@ -31,7 +31,7 @@ struct Scratch {
   Buffer<float> wide, narrow;
 };
 
-constexpr int64_t kChunkRows = 96;  // enough to use each weight often, few enough to stay in the L2 cache
+constexpr int64_t kChunkRows = 64;  // enough to use each weight often, few enough to stay in the L2 cache
 constexpr int64_t kLeastShare = 1 << 20;  // products that are worth another thread
 
 // hidden = norm(hidden + added), by one row. Sums of float64 round to the same float32 in any order.
