@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 from collections.abc import Sequence
 from typing import Protocol, cast
@@ -9,6 +10,7 @@ from typing import Protocol, cast
 from stream_infer.engine.sources import ModelSource, SourceKind, resolve
 from stream_infer.engine.specs import ModelKind, ModelSpec
 from stream_infer.errors import ConfigError
+from stream_infer.heap import heap_trimmer
 from stream_infer.schemas import ModelInfo, Output, Tokens
 
 
@@ -51,7 +53,16 @@ def load_backend(spec: ModelSpec) -> Backend:
     if source.kind is SourceKind.PYTHON:
         return _load_own(spec, source)
     module = importlib.import_module(_MODULES[spec.kind])
-    return cast("Backend", module.load(spec, source))
+    backend = cast("Backend", module.load(spec, source))
+    _give_memory_back()
+    return backend
+
+
+def _give_memory_back() -> None:
+    """Give the system what loading took: the full precision of an 8-bit model, and what checking it used."""
+    gc.collect()
+    if (trim := heap_trimmer()) is not None:
+        trim(0)
 
 
 def _load_own(spec: ModelSpec, source: ModelSource) -> Backend:

@@ -146,6 +146,10 @@ def quantize(module: nn.Module, skip: Sequence[str] = SKIPPED) -> None:
     for parent, name, layer in layers:
         is_cuda = layer.weight.device.type == "cuda"
         setattr(parent, name, _cuda_layer(layer) if is_cuda else Int8Linear.of(layer, keep_float=keep_float))
+    for parameter in module.parameters():
+        # Weights are read from a mapped file, all of which stays in memory while one tensor lies in it.
+        if parameter.device.type == "cpu":
+            parameter.data = parameter.data.clone()
 
 
 def fit_as_float(layers: Iterable[nn.Linear]) -> bool:

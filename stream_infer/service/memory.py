@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 from collections.abc import Callable
 from typing import Final
 
@@ -20,8 +19,3 @@ async def keep_trimmed(trim: Callable[[int], int] | None, every: float = TRIM_EV
     while trim is not None:
         await asyncio.sleep(every)
         trim(0)
-
-
-def heap_trimmer() -> Callable[[int], int] | None:
-    """Return glibc's `malloc_trim`, or None where the C library has none (see malloc_trim(3))."""
-    return getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -18,6 +18,7 @@ from stream_infer.bus.source import Source
 from stream_infer.bus.transactions import AtLeastOnceProducer, PartitionProducer, TransactionalProducer
 from stream_infer.config import Delivery, Settings, StreamSettings
 from stream_infer.flow.pressure import Pressure
+from stream_infer.heap import heap_trimmer
 from stream_infer.metrics import Metrics
 from stream_infer.retrieval.index import PassageIndex
 from stream_infer.retrieval.passages import vector_space
@@ -28,7 +29,7 @@ from stream_infer.service.following import follow_passages, follow_quality, shar
 from stream_infer.service.gauges import PartitionGauges
 from stream_infer.service.inference import Inference
 from stream_infer.service.intake import Intake
-from stream_infer.service.memory import heap_trimmer, keep_trimmed
+from stream_infer.service.memory import keep_trimmed
 from stream_infer.service.partitions import PartitionOwner
 from stream_infer.service.quality import QualityBoard
 from stream_infer.service.readiness import WorkerState

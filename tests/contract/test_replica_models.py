@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,3 +40,19 @@ async def test_a_model_survives_its_process() -> None:
         assert first.vector is not None
         assert second.vector is not None
         assert np.array_equal(first.vector, second.vector)
+
+
+def mapped_files(replica: Replica) -> str:
+    """Return what is mapped into a replica's process, one range a line."""
+    return Path(f"/proc/{replica.pid}/maps").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("precision", "is_mapped"), [(Precision.INT8, False), (Precision.FP32, True)])
+async def test_only_full_precision_stays_in_its_file(precision: Precision, *, is_mapped: bool) -> None:
+    """Full precision is read where it lies; with 8 bits, the file would be twice the size for nothing."""
+    models = [ModelSpec("encoder", ModelKind.EMBED, SOURCE, precision, "cpu")]
+
+    async with Replica(models, threads=1) as replica:
+        mapped = mapped_files(replica)
+
+    assert is_mapped == ("model.safetensors" in mapped)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stream_infer.service.memory import heap_trimmer, keep_trimmed
+from stream_infer.heap import heap_trimmer
+from stream_infer.service.memory import keep_trimmed
 
 BUFFER = 8_192
 BUFFERS = 8_192
