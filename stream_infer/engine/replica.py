@@ -85,6 +85,8 @@ class Replica:
         self._first_start = 0.0
         self._room = asyncio.Semaphore(IN_HAND)
         self._turn = asyncio.Lock()
+        self._calls: list[_Call] = []
+        """Those that have no answer yet, in the order of their turns."""
 
     async def __aenter__(self) -> Self:
         """Start the processes and load every model.
@@ -145,8 +147,9 @@ class Replica:
         message = encode_batch(model, batch, options, min(threads or self.threads, self.threads))
         async with self._room:
             call = _Call(model, message, expected)
-            # Nothing is awaited between these two, so turns come in the order of what was sent.
+            # Nothing is awaited between these two, so turns come in the order of the calls.
             self._send_ahead(call)
+            self._calls.append(call)
             try:
                 async with self._turn:
                     return _read_outputs(model, await self._answer(call))
@@ -155,11 +158,17 @@ class Replica:
                 if call.child is not None:
                     call.child.kill()
                 raise
+            finally:
+                self._calls.remove(call)
 
     def _send_ahead(self, call: _Call) -> None:
-        """Send a batch at once if the process lives, to be run when what was sent before has been run."""
-        if self._child is not None and self._child.is_alive:
-            call.send_to(self._child)
+        """Send a batch at once if the process lives, to be run when what was sent before has been run.
+
+        Only if it has all batches whose turns come before: answers come in the order of sending.
+        """
+        child = self._child
+        if child is not None and child.is_alive and all(each.child is child for each in self._calls):
+            call.send_to(child)
 
     async def _answer(self, call: _Call) -> Message:
         """Return what the process answers to the call whose turn it is."""

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any, cast
 
 import numpy as np
+import pytest
 
 from stream_infer.engine.replica import Replica
 from stream_infer.engine.wire import Message
@@ -14,6 +15,8 @@ from stream_infer.schemas import Output, Tokens
 
 class Child:
     """A process that answers when it is told to."""
+
+    pid = 1
 
     def __init__(self) -> None:
         self.is_alive = True
@@ -48,6 +51,30 @@ async def test_one_batch_more_than_runs_is_with_the_process() -> None:
         child.answers.put_nowait({"outputs": [[None, "", "three", False]]})
 
     assert ["one", "two", "three"] == [output.text for call in calls for output in call.result()]
+
+
+async def test_no_batch_overtakes_one_that_was_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second came while there was no process; what follows the first at once goes behind it."""
+    replica, child = Replica([], threads=1), Child()
+    started = asyncio.Event()
+
+    async def start() -> Child:
+        await started.wait()
+        return child
+
+    async def first_and_third() -> list[Output]:
+        return [*await run(replica, "first"), *await run(replica, "third")]
+
+    monkeypatch.setattr(replica, "_replace", start)
+    async with asyncio.TaskGroup() as group:
+        calls = [group.create_task(work) for work in (first_and_third(), run(replica, "second"))]
+        await _settled()
+        started.set()
+        for model in ("first", "second", "third"):
+            child.answers.put_nowait({"outputs": [[None, "", model, False]]})
+
+    assert ["first", "second", "third"] == child.sent
+    assert ["first", "third", "second"] == [output.text for call in calls for output in call.result()]
 
 
 async def _settled() -> None:
