@@ -26,6 +26,7 @@ from stream_infer.engine.kernels import (
     pack_weight,
     unpack_rows,
 )
+from stream_infer.engine.streams import one_core
 
 SKIPPED: Final = ("lm_head", "classifier", "qa_outputs", "score")
 """Heads, by a part of their path: small, and the most sensitive to rounding."""
@@ -61,19 +62,22 @@ class Int8Linear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self._kernels = load_kernels()
-        self._is_integer = integer_products_are_fast()
-        self._width = _exact_width(weight)
-        stored = weight if self._is_integer or not keep_float else weight.float()
         zeros = torch.zeros(self.out_features)
         tensors = {
-            "weight": stored.contiguous() if self._kernels is None else pack_weight(weight),
             "total": weight.sum(1, dtype=torch.int32),
             "scale": scale.float(),
             "bias": zeros if bias is None else bias.detach().float(),
         }
+        if self._kernels is not None:
+            tensors = {name: pack_columns(tensor) for name, tensor in tensors.items()}
+            tensors["weight"] = pack_weight(weight)
+        else:
+            self._is_integer = integer_products_are_fast()
+            self._width = _exact_width(weight)
+            stored = weight if self._is_integer or not keep_float else weight.float()
+            tensors["weight"] = stored.contiguous()
         for name, tensor in tensors.items():
-            is_packed = self._kernels is None or name == "weight"
-            self.register_buffer(name, tensor if is_packed else pack_columns(tensor), persistent=False)
+            self.register_buffer(name, tensor, persistent=False)
 
     @classmethod
     def of(cls, *layers: nn.Linear, keep_float: bool = True) -> Self:
@@ -182,14 +186,12 @@ def _multiply_integers(left: Tensor, right: Tensor) -> Tensor:
 
 def _seconds(run: Callable[[], object], repeats: int = 30) -> float:
     """Return the least time of several runs on one core: two would wait for each other on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     best = float("inf")
-    for _ in range(repeats):
-        started = time.perf_counter()
-        run()
-        best = min(best, time.perf_counter() - started)
-    torch.set_num_threads(threads)
+    with one_core():
+        for _ in range(repeats):
+            started = time.perf_counter()
+            run()
+            best = min(best, time.perf_counter() - started)
     return best
 
 
