@@ -16,8 +16,8 @@ from uuid import uuid4
 import structlog
 
 from stream_infer.engine.calibration import Calibration, Trial
+from stream_infer.engine.processor import processor_field
 
-_CPUINFO: Final = Path("/proc/cpuinfo")
 _PACKAGES: Final = ("stream-infer", "torch", "transformers", "bitsandbytes")
 
 log = structlog.get_logger(__name__)
@@ -70,7 +70,7 @@ class CalibrationStore:
 def machine_conditions() -> dict[str, str | int]:
     """Return what of this machine and its libraries decides how fast a model runs."""
     return {
-        "processor": _processor(),
+        "processor": processor_field("model name") or platform.machine(),
         "cores": os.cpu_count() or 0,
         **{name: version(name) for name in _PACKAGES},
     }
@@ -79,9 +79,3 @@ def machine_conditions() -> dict[str, str | int]:
 def _name(conditions: Conditions) -> str:
     text = json.dumps(dict(conditions), sort_keys=True)
     return f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
-
-
-def _processor() -> str:
-    lines = _CPUINFO.read_text(encoding="utf-8").splitlines() if _CPUINFO.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())

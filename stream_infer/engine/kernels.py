@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stream_infer.engine.keeping import cache_directory
+from stream_infer.engine.processor import processor_field
 
 log = structlog.get_logger(__name__)
 
@@ -164,12 +165,7 @@ def load_kernels() -> Kernels | None:
 
 def has_instructions() -> bool:
     """Say whether this processor has what the kernels are compiled for."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return False
-    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
-    return frozenset(flags) >= _NEEDED
+    return _NEEDED.issubset(processor_field("flags").split())
 
 
 def compile_kernels(path: Path) -> Path | None:

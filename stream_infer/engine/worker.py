@@ -75,7 +75,7 @@ class Nursery:
             self._loaded = load_all([spec for spec in self._specs if survives_fork(spec)])
         except ConfigError as error:
             return {"error": str(error)}
-        gc.collect()
+        # Loading has collected what it left behind.
         gc.freeze()
         return {}
 
