@@ -8,11 +8,11 @@ from statistics import median
 from typing import Final
 
 from loadgen.bench import end_to_end
-from loadgen.bench.buses import EMBEDDED, KAFKA
 from loadgen.bench.hotpath import BARE, WORKER, Costs, measure
 from loadgen.bench.makers import Maker
 from loadgen.bench.rows import Measure, Row, compare
 from loadgen.bench.workshop import Workshop
+from loadgen.kafka.brokers import EMBEDDED, KAFKA
 
 FLOOD: Final = 40_000
 SINGLES: Final = 100

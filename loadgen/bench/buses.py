@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -14,21 +13,18 @@ from tempfile import mkdtemp
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from loadgen.bench.contender import ROOT, ContenderError
+from loadgen.bench.contender import ContenderError, child_environment
 from loadgen.broker import Broker
-from loadgen.kafka.process import KafkaProcess
+from loadgen.kafka.brokers import running_broker
 from loadgen.producer import Load
 from loadgen.recorder import Recorder
 from loadgen.running import Place, carry_out
 from loadgen.schedule import Arrivals, Profile
 from loadgen.texts import Pool
 from stream_infer.bus.connection import connect
-from stream_infer.bus.embedded import EmbeddedBroker
 from stream_infer.bus.topics import TopicSpec, apply
 from stream_infer.config import KafkaSettings
 
-EMBEDDED: Final = "embedded"
-KAFKA: Final = "kafka"
 PARTITIONS: Final = 4
 FLOOD: Final = Profile(Arrivals.CONSTANT, 1e6)
 """A schedule that nothing keeps up with: everything is due at once."""
@@ -75,8 +71,7 @@ class Bus:
         self._runs = 0
 
     def __enter__(self) -> Self:
-        chosen: Any = KafkaProcess if self.kind == KAFKA else EmbeddedBroker
-        broker = self.wait_for(self._stack.enter_async_context(chosen(self._directory)))
+        broker = self.wait_for(self._stack.enter_async_context(running_broker(self.kind, self._directory)))
         self.servers = broker.bootstrap_servers
         return self
 
@@ -107,7 +102,7 @@ class Bus:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=self._environment,
+                env=child_environment(self._threads),
             )
         self._running.append(process)
         self.run(service, texts, FLOOD)
@@ -145,14 +140,3 @@ class Bus:
             for name in (service.input, service.output)
         ]
         await apply(connect(KafkaSettings(), self.servers), specs)
-
-    @property
-    def _environment(self) -> dict[str, str]:
-        threads = str(self._threads)
-        return {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-            "HF_HUB_OFFLINE": "1",
-        }

@@ -25,6 +25,18 @@ class ContenderError(Exception):
     """A contender cannot be installed, loaded or run; the message says why."""
 
 
+def child_environment(threads: int) -> dict[str, str]:
+    """Return the environment of whoever competes: this checkout, no hub, and so many threads."""
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "true",
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Contender:
     """One way to do the job: an adapter and the setup that it is loaded with.
@@ -64,14 +76,6 @@ class ContenderProcess:
         self._log = log
         self._connection, theirs = socket.socketpair()
         self._connection.settimeout(PATIENCE)
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-            "OMP_NUM_THREADS": str(threads),
-            "MKL_NUM_THREADS": str(threads),
-            "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "true",
-        }
         with theirs, log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603 - the command is the bench's own
                 [python, "-m", "loadgen.bench.child", str(theirs.fileno())],
@@ -79,7 +83,7 @@ class ContenderProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=environment,
+                env=child_environment(threads),
             )
 
     def __enter__(self) -> Self:

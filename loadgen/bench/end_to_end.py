@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Final
 
 from loadgen.bench import contenders
-from loadgen.bench.buses import EMBEDDED, KAFKA, Bus, Service
+from loadgen.bench.buses import Bus, Service
 from loadgen.bench.contender import ContenderError
 from loadgen.bench.encoding import encoder_directory, encoder_texts
 from loadgen.bench.makers import Maker
 from loadgen.bench.rounds import Tally, compete
 from loadgen.bench.rows import Measure, Row, compare, not_measured
 from loadgen.bench.workshop import Workshop
+from loadgen.kafka.brokers import EMBEDDED, KAFKA
 from loadgen.schedule import Arrivals, Profile
 
 RATE: Final = Measure("events/s")

@@ -34,11 +34,10 @@ import msgpack
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from loadgen.bench.buses import PARTITIONS
-from loadgen.kafka.process import KafkaProcess
+from loadgen.kafka.brokers import EMBEDDED, KINDS, running_broker
 from loadgen.texts import load_bodies
 from stream_infer.bus.batches import OutRecord
 from stream_infer.bus.connection import Connection, connect
-from stream_infer.bus.embedded import EmbeddedBroker
 from stream_infer.bus.offsets import CommittedOffsets
 from stream_infer.bus.publisher import Publisher
 from stream_infer.bus.topics import TopicSpec, apply, specs_for
@@ -189,8 +188,8 @@ async def contestants(broker_kind: str) -> AsyncIterator[list[Contestant]]:
     """Run a broker, the worker and the bare loop."""
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        chosen: Any = KafkaProcess(directory) if broker_kind == "kafka" else EmbeddedBroker(directory)
-        servers = (await stack.enter_async_context(chosen)).bootstrap_servers
+        broker = await stack.enter_async_context(running_broker(broker_kind, directory))
+        servers = broker.bootstrap_servers
         connection = connect(KafkaSettings(), servers)
         settings = directory / "worker.toml"
         settings.write_text(WORKER_SETTINGS.format(servers=servers), encoding="utf-8")
@@ -259,7 +258,7 @@ def _latencies(added: Sequence[float]) -> dict[str, float]:
 def main() -> None:
     """Print both figures as JSON; `to_bare` is the median of a round's ratios."""
     parser = argparse.ArgumentParser(prog="python -m loadgen.bench.hotpath", description=__doc__)
-    parser.add_argument("--broker", choices=("embedded", "kafka"), default="embedded")
+    parser.add_argument("--broker", choices=KINDS, default=EMBEDDED)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count", type=int, default=40_000, help="events of each flood")
     parser.add_argument("--singles", type=int, default=100, help="events on an idle bus, each round")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from loadgen.kafka.process import KafkaProcess
+from loadgen.kafka.brokers import Broker, running_broker
 from stream_infer.bus.connection import Connection, connect
-from stream_infer.bus.embedded import EmbeddedBroker
 from stream_infer.bus.topics import TopicSpec, apply
 from stream_infer.config import KafkaSettings
 from tests.broker.lanes import Lane
@@ -22,23 +20,6 @@ from tests.broker.service_process import SCORING_STREAM
 HERE = Path(__file__).parent
 
 MakeTopic = Callable[..., Awaitable[str]]
-
-
-class Broker(Protocol):
-    """What every broker of the tests can do."""
-
-    @property
-    def bootstrap_servers(self) -> str:
-        """Where it listens."""
-        ...
-
-    async def start(self) -> None:
-        """Start again, on the same data and port."""
-        ...
-
-    async def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """End, politely or not."""
-        ...
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -62,9 +43,8 @@ def broker_kind(request: pytest.FixtureRequest) -> str:
 async def broker(broker_kind: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Broker]:
     """A broker for the whole session; a test that stops it starts it again."""
     directory = tmp_path_factory.mktemp("broker")
-    chosen: Any = KafkaProcess(directory) if broker_kind == "kafka" else EmbeddedBroker(directory)
-    async with chosen:
-        yield chosen
+    async with running_broker(broker_kind, directory) as made:
+        yield made
 
 
 @pytest.fixture

@@ -17,16 +17,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from loadgen.kafka.process import KafkaProcess
+from loadgen.kafka.brokers import EMBEDDED, KINDS, running_broker
 from loadgen.measure import measure
 from loadgen.producer import Load
 from loadgen.schedule import Arrivals, Profile
 from loadgen.texts import Pool, load_bodies
 from stream_infer.bus.client_codec import encode_document
 from stream_infer.bus.connection import connect
-from stream_infer.bus.embedded import EmbeddedBroker, free_port
+from stream_infer.bus.embedded import free_port
 from stream_infer.bus.publisher import Publisher
 from stream_infer.bus.topics import apply, specs_for
 from stream_infer.config_loading import load_settings
@@ -46,8 +45,7 @@ async def service(broker_kind: str, directory: Path) -> AsyncIterator[str]:
     """Run a broker and both roles, with the demo's documents indexed; yields the broker's address."""
     settings = load_settings(web={"port": free_port()})
     async with AsyncExitStack() as stack:
-        chosen: Any = KafkaProcess(directory) if broker_kind == "kafka" else EmbeddedBroker(directory)
-        broker = await stack.enter_async_context(chosen)
+        broker = await stack.enter_async_context(running_broker(broker_kind, directory))
         connection = connect(settings.kafka, broker.bootstrap_servers)
         await apply(connection, specs_for(settings))
         environment = {
@@ -104,7 +102,7 @@ def load_of(task: Task, count: int) -> Load:
 def main() -> None:
     """Print the figures as JSON."""
     parser = argparse.ArgumentParser(prog="python -m tests.broker.figures", description=__doc__)
-    parser.add_argument("--broker", choices=("embedded", "kafka"), default="embedded")
+    parser.add_argument("--broker", choices=KINDS, default=EMBEDDED)
     parser.add_argument("--count", type=int, default=400, help="events of each lane and run")
     options = parser.parse_args()
     configure_logging("warning", as_json=False)

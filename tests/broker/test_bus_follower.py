@@ -5,13 +5,14 @@ import asyncio
 import pytest
 from aiokafka import AIOKafkaProducer
 
+from loadgen.kafka.brokers import Broker
 from stream_infer.bus.batches import OutRecord
 from stream_infer.bus.connection import Connection
 from stream_infer.bus.follower import TopicFollower, read_present
 from stream_infer.bus.publisher import Publisher
 from stream_infer.errors import ConfigError, RecordTooLargeError
 from stream_infer.schemas import Record
-from tests.broker.conftest import Broker, MakeTopic
+from tests.broker.conftest import MakeTopic
 from tests.broker.probes import PATIENCE, read_values, write
 
 

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from loadgen.kafka.brokers import Broker
 from stream_infer.bus.batches import key_hash
 from stream_infer.bus.connection import Connection
 from stream_infer.bus.offsets import Committed, CommittedOffsets
 from stream_infer.bus.source import Source
 from stream_infer.errors import BusError, ConfigError, PartitionLostError
 from stream_infer.schemas import Partition, Record
-from tests.broker.conftest import Broker, MakeTopic
+from tests.broker.conftest import MakeTopic
 from tests.broker.probes import PATIENCE, Owner, write, write_name
 
 

@@ -10,6 +10,7 @@ import pytest_asyncio
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
+from loadgen.kafka.brokers import Broker
 from stream_infer.bus import transactions
 from stream_infer.bus.batches import OutRecord, key_hash
 from stream_infer.bus.connection import Connection
@@ -17,7 +18,7 @@ from stream_infer.bus.offsets import Committed, CommittedOffsets
 from stream_infer.bus.transactions import AtLeastOnceProducer, TransactionalProducer
 from stream_infer.errors import BusError, PartitionLostError, RecordTooLargeError
 from stream_infer.schemas import Partition
-from tests.broker.conftest import Broker, MakeTopic
+from tests.broker.conftest import MakeTopic
 from tests.broker.probes import PATIENCE, read_committed, read_values
 
 MakeProducer = Callable[[str], TransactionalProducer]

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from loadgen.kafka.brokers import Broker
 from stream_infer.bus.batches import OutRecord
 from stream_infer.bus.connection import Connection, connect
 from stream_infer.config import KafkaSettings
 from stream_infer.retrieval.passages import passage_key
-from tests.broker.conftest import Broker
 from tests.broker.embedding_double import POISON
 from tests.broker.probes import read_committed
 from tests.broker.streams_process import Passages, StreamsProcess, running_streams

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from loadgen.broker import PASSWORD_VARIABLE
+from loadgen.kafka.brokers import Broker
 from loadgen.kafka.process import KafkaProcess
 from loadgen.kafka.security import PASSWORD, USER
 from loadgen.verdict import Kind
 from stream_infer.bus.connection import Connection
-from tests.broker.conftest import Broker, MakeTopic
+from tests.broker.conftest import MakeTopic
 from tests.broker.probes import PATIENCE, read_committed
 from tests.broker.service_process import REPOSITORY, SCORING_STREAM, ServiceProcess
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import msgpack
 import pytest
 
+from loadgen.kafka.brokers import Broker
 from stream_infer.bus.publisher import Publisher
 from stream_infer.web.probe import read_metrics
-from tests.broker.conftest import Broker
 from tests.broker.lanes import CHUNK, PATIENCE, Lane, Outcomes, feed, requests, texts, watched
 from tests.broker.probes import read_committed
 from tests.broker.service_process import ServiceProcess
