@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -45,6 +46,7 @@ log = structlog.get_logger(__name__)
 class _Call:
     """A batch that the replica was asked to run, and the process that has it, if one has."""
 
+    number: int
     model: str
     message: Message
     expected: float
@@ -53,7 +55,7 @@ class _Call:
     def send_to(self, child: ChildProcess) -> None:
         """Hand the batch over to a process."""
         self.child = child
-        child.send(self.message)
+        child.send({"number": self.number, **self.message})
 
 
 class Replica:
@@ -85,6 +87,7 @@ class Replica:
         self._first_start = 0.0
         self._room = asyncio.Semaphore(IN_HAND)
         self._turn = asyncio.Lock()
+        self._numbers = itertools.count()
         self._calls: list[_Call] = []
         """Those that have no answer yet, in the order of their turns."""
 
@@ -141,12 +144,13 @@ class Replica:
         Raises:
             ModelFailedError: the model raised.
             OutOfMemoryError: memory ran out; the replica lives on.
-            ReplicaDiedError: the process ended during the batch, or cannot be replaced.
+            ReplicaDiedError: the process ended during the batch, answered to another one and was killed,
+                or cannot be replaced.
             ReplicaTimeoutError: no answer within the watchdog's time; the process was killed.
         """
         message = encode_batch(model, batch, options, min(threads or self.threads, self.threads))
         async with self._room:
-            call = _Call(model, message, expected)
+            call = _Call(next(self._numbers), model, message, expected)
             # Nothing is awaited between these two, so turns come in the order of the calls.
             self._send_ahead(call)
             self._calls.append(call)
@@ -185,6 +189,12 @@ class Replica:
             raise ReplicaTimeoutError(f"{call.model}: no answer within {allowed:.1f} s") from error
         if reply is None:
             raise ReplicaDiedError(f"{call.model}: the replica {await self._bury(child)}")
+        if reply["number"] != call.number:
+            # One record must never get what another one asked for: what is out of step is not to be trusted.
+            how = await self._bury(child)
+            raise ReplicaDiedError(
+                f"{call.model}: the replica answered batch {reply['number']} for {call.number}, and {how}"
+            )
         self._deaths_in_a_row = 0
         return reply
 

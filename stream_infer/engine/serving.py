@@ -24,9 +24,9 @@ log = structlog.get_logger(__name__)
 
 
 def serve(connection: socket.socket, backends: Mapping[str, Backend]) -> None:
-    """Answer batches until the connection closes; an exception in a model is an answer too."""
+    """Answer batches by their numbers until the connection closes; an exception in a model is an answer."""
     while (message := receive_frame(connection)) is not None:
-        send_frame(connection, answer(message, backends))
+        send_frame(connection, {"number": message["number"], **answer(message, backends)})
 
 
 def answer(message: Message, backends: Mapping[str, Backend]) -> Message:
