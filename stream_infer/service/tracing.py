@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from random import SystemRandom
+from random import Random
 from typing import TYPE_CHECKING
 
 from stream_infer.config import Settings, TracesSettings
@@ -54,7 +54,7 @@ def _make_tracer(settings: Settings, exporter: Exporter) -> Tracer:
     return Tracer(
         Sampler(policy),
         exporter.export,
-        SystemRandom().getrandbits,
+        Random().getrandbits,  # noqa: S311 - ids must differ, and may be guessed
         group=settings.service.group,
         precisions={name: str(model.precision) for name, model in settings.used_models.items()},
         with_ids=traces.record_ids,

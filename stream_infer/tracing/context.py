@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from stream_infer.schemas import Headers
 
@@ -20,8 +20,7 @@ _CURRENT_VERSION = b"00"
 _NO_VERSION = b"ff"
 
 
-@dataclass(frozen=True, slots=True)
-class TraceContext:
+class TraceContext(NamedTuple):
     """A span as others name it: its trace, its id, and whether it is recorded."""
 
     trace_id: int

@@ -1,4 +1,4 @@
-"""Spans to an OTLP receiver, by HTTP; the only home of OpenTelemetry.
+"""Spans on their way to a receiver, from a thread of its own.
 
 Nothing here can hold up or fail the worker: what the receiver does not take is dropped and counted.
 """
@@ -6,26 +6,22 @@ Nothing here can hold up or fail the worker: what the receiver does not take is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from threading import Condition, Thread
 from types import TracebackType
 from typing import Self
 
 import structlog
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExportResult
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from stream_infer.tracing.context import TraceContext
-from stream_infer.tracing.spans import Span
+from stream_infer.tracing.otlp import encode_spans
+from stream_infer.tracing.receiver import Receiver
+from stream_infer.tracing.spans import Attribute, Span
 
 MAX_QUEUED = 8192
 """Spans that wait for the receiver; more are dropped."""
 MAX_EXPORTED = 512
-"""Spans in one request, as the library's own processor has it."""
+"""Spans in one request, as OpenTelemetry's own processors have it."""
 PAUSE_SECONDS = 1.0
 """How long spans wait for company."""
 FLUSH_SECONDS = 3.0
@@ -33,10 +29,6 @@ FLUSH_SECONDS = 3.0
 DEFAULT_SERVICE = "stream-infer"
 
 _UNNAMED = "unknown_service"
-_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
-_SCOPE = InstrumentationScope("stream_infer")
-_STATUS_UNSET = Status(StatusCode.UNSET)
-_STATUS_ERROR = Status(StatusCode.ERROR)
 
 log = structlog.get_logger(__name__)
 
@@ -46,14 +38,17 @@ class Exporter:
 
     `endpoint` and `service_name` are those of the settings; without them OpenTelemetry's variables
     hold (`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_SERVICE_NAME`), and then its defaults. Its other
-    variables hold too: headers, timeout, compression, certificates, resource attributes.
+    variables hold too: those of `Receiver`, and `OTEL_RESOURCE_ATTRIBUTES`.
+
+    Raises:
+        ConfigError: a variable has a value that cannot be used.
     """
 
     def __init__(self, endpoint: str | None, service_name: str | None) -> None:
         self.dropped = 0
         """Spans that did not reach the receiver."""
         self._resource = _resource(service_name)
-        self._otlp = OTLPSpanExporter(endpoint=endpoint)
+        self._receiver = Receiver(endpoint)
         self._changed = Condition()
         self._queue: list[Span] = []
         self._in_hand = 0
@@ -74,7 +69,7 @@ class Exporter:
             self._is_closing = True
             self._changed.notify()
         await asyncio.to_thread(self._thread.join, FLUSH_SECONDS)
-        self._otlp.shutdown()  # type: ignore[no-untyped-call]  # the library left it out
+        self._receiver.close()
         with self._changed:
             self.dropped += self._in_hand + len(self._queue)
         if self.dropped:
@@ -117,39 +112,15 @@ class Exporter:
     def _deliver(self, spans: Sequence[Span]) -> str:
         """Return what went wrong, or an empty string."""
         try:
-            result = self._otlp.export([self._readable(span) for span in spans])
+            return self._receiver.take(encode_spans(spans, self._resource))
         except Exception as error:  # noqa: BLE001 - the edge of a thread, which must go on
             return repr(error)
-        return "" if result is SpanExportResult.SUCCESS else "the receiver did not take them"
-
-    def _readable(self, span: Span) -> ReadableSpan:
-        """Return the span as the library sends it.
-
-        Its tracer is passed by: it would choose the ids, which went out in headers before.
-        """
-        return ReadableSpan(
-            span.name,
-            _context(span.context),
-            _context(span.parent, is_remote=not span.is_local) if span.parent else None,
-            self._resource,
-            dict(span.attributes),
-            links=[Link(_context(link)) for link in span.links],
-            kind=SpanKind.CONSUMER if span.consumes else SpanKind.INTERNAL,
-            status=_STATUS_UNSET if span.error is None else _STATUS_ERROR,
-            start_time=span.began_ns,
-            end_time=span.ended_ns,
-            instrumentation_scope=_SCOPE,
-        )
 
 
-def _context(context: TraceContext, *, is_remote: bool = False) -> SpanContext:
-    state = TraceState.from_header([context.tracestate]) if context.tracestate else None
-    return SpanContext(context.trace_id, context.span_id, is_remote, _SAMPLED, state)
-
-
-def _resource(service_name: str | None) -> Resource:
+def _resource(service_name: str | None) -> Mapping[str, Attribute]:
     """Return what all spans have in common; the settings' name goes before the variables'."""
     resource = Resource.create({SERVICE_NAME: service_name} if service_name else None)
-    if str(resource.attributes[SERVICE_NAME]).startswith(_UNNAMED):
-        return resource.merge(Resource({SERVICE_NAME: DEFAULT_SERVICE}))
-    return resource
+    attributes = {name: value for name, value in resource.attributes.items() if isinstance(value, Attribute)}
+    if str(attributes[SERVICE_NAME]).startswith(_UNNAMED):
+        attributes[SERVICE_NAME] = DEFAULT_SERVICE
+    return attributes

@@ -7,7 +7,8 @@ header's value becomes an attribute, and no error's message, which could quote o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 from stream_infer.schemas import BatchRun, DeadLetter, Outcome, Result
 from stream_infer.tracing.context import TraceContext
@@ -32,8 +33,7 @@ ToWall = Callable[[float], int]
 """From monotonic seconds to nanoseconds of the wall clock."""
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """Something that took from `began_ns` to `ended_ns`; `error` is what failed, in one word.
 
     `consumes` is true of spans that process a message, and `is_local` of a parent in this process.
@@ -46,7 +46,7 @@ class Span:
     parent: TraceContext | None = None
     is_local: bool = False
     consumes: bool = False
-    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    attributes: Mapping[str, Attribute] = MappingProxyType({})
     links: Sequence[TraceContext] = ()
     error: str | None = None
 

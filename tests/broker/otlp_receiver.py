@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,10 +16,13 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 
 class OtlpReceiver:
-    """Keeps the spans that it is sent while the context lasts, or answers with another `status`."""
+    """Keeps the spans that it is sent while the context lasts.
 
-    def __init__(self, status: HTTPStatus = HTTPStatus.OK) -> None:
-        self.status = status
+    It answers with each `statuses` in turn, and with the last from then on; spans are kept where it is OK.
+    """
+
+    def __init__(self, *statuses: HTTPStatus) -> None:
+        self._statuses = list(statuses) or [HTTPStatus.OK]
         self.resources: list[dict[str, Any]] = []
         self.spans: list[Any] = []
         self.requests = 0
@@ -47,12 +51,13 @@ class OtlpReceiver:
         """Decode one request."""
         with self._lock:
             self.requests += 1
-            if self.status is HTTPStatus.OK:
+            status = self._statuses.pop(0) if len(self._statuses) > 1 else self._statuses[0]
+            if status is HTTPStatus.OK:
                 assert "/v1/traces" == path
                 for group in ExportTraceServiceRequest.FromString(body).resource_spans:
                     self.resources.append(attributes(group.resource))
                     self.spans += [span for scope in group.scope_spans for span in scope.spans]
-        return self.status
+        return status
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         receiver = self
@@ -60,6 +65,8 @@ class OtlpReceiver:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
+                if self.headers.get("content-encoding") == "gzip":
+                    body = gzip.decompress(body)
                 receiver.headers = dict(self.headers)
                 self.send_response(receiver.take(self.path, body))
                 self.end_headers()

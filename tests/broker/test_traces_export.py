@@ -6,6 +6,7 @@ from http import HTTPStatus
 
 import pytest
 
+from stream_infer.errors import ConfigError
 from stream_infer.tracing.context import TraceContext
 from stream_infer.tracing.exporter import MAX_QUEUED, Exporter
 from stream_infer.tracing.spans import Span
@@ -40,6 +41,32 @@ async def test_what_finds_no_room_is_dropped_and_counted() -> None:
             assert 5 == exporter.dropped
     assert MAX_QUEUED + 5 == len(receiver.spans) + exporter.dropped
     assert receiver.spans
+
+
+async def test_a_busy_receiver_is_asked_again() -> None:
+    with OtlpReceiver(HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.OK) as receiver:
+        async with Exporter(receiver.endpoint, None) as exporter:
+            exporter.export([SPAN])
+    assert (2, 0, 1) == (receiver.requests, exporter.dropped, len(receiver.spans))
+
+
+async def test_requests_are_compressed_if_the_variable_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "gzip")
+    with OtlpReceiver() as receiver:
+        async with Exporter(receiver.endpoint, None) as exporter:
+            exporter.export([SPAN])
+    assert ("gzip", 1) == (receiver.headers["Content-Encoding"], len(receiver.spans))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("COMPRESSION", "snappy"), ("TIMEOUT", "soon"), ("TIMEOUT", "0")]
+)
+async def test_a_variable_that_cannot_be_used_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{name}", value)
+    with pytest.raises(ConfigError, match=f"OTEL_EXPORTER_OTLP_{name}: '{value}'"):
+        Exporter(None, None)
 
 
 async def test_what_is_refused_is_counted_once() -> None:

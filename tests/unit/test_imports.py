@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "bus": {"config", "schemas", "errors", "text"},
     "web": {"config", "errors"},
     "top": {"web", "errors"},
-    "tracing": {"schemas"},
+    "tracing": {"schemas", "errors"},
     "client": {"bus", "config", "schemas", "errors", "tracing.current"},
     "evaluation": {"errors", "schemas"},
     "training": {"engine", "errors", "text"},
@@ -43,6 +43,7 @@ HOMES = {
     "typer": {"cli"},
     "aiohttp": {"web"},
     "opentelemetry": {"tracing"},
+    "requests": {"tracing"},
 }
 
 

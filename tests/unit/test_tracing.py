@@ -27,7 +27,7 @@ from stream_infer.tracing.tracer import MAX_BATCHES, PublicationTrace, Tracer
 
 NOTHING = SamplingPolicy(0.0, always_late=False, always_dead_letters=False)
 PARENT = TraceContext(0xABC, 0xDEF, is_sampled=True, tracestate="a=b")
-UNSAMPLED = replace(PARENT, is_sampled=False)
+UNSAMPLED = PARENT._replace(is_sampled=False)
 BATCH = BatchRun(7, "m", 2, 40, 11.0, 12.0)
 WALL_NS = 1_000_000_000_000
 COMMITTED = 13.0
@@ -164,7 +164,7 @@ def test_a_stage_that_took_no_time_has_no_span() -> None:
 
 def test_records_of_a_batch_link_to_its_one_span() -> None:
     trace = Trace()
-    trace.publish(result(record(PARENT)), result(record(replace(PARENT, trace_id=5))))
+    trace.publish(result(record(PARENT)), result(record(PARENT._replace(trace_id=5))))
     trace.publish(result(record(PARENT)), result(record(UNSAMPLED), batches=(replace(BATCH, number=8),)))
 
     (batch,) = [span for span in trace.spans if span.name == "run_batch m"]
