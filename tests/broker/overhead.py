@@ -1,7 +1,9 @@
 """What counting and tracing cost: `python -m tests.broker.overhead` compares floods with and without.
 
-Workers take turns on one Apache Kafka: one that counts nothing, one with its metrics, and one that
-traces every record besides. The texts, the models and the settings are those of `figures`.
+One worker on one Apache Kafka is flooded again and again: while it counts nothing, with its metrics, and
+while it traces every record besides. It stays the same process, because two of them differ by more than
+what is looked for: by where their threads run, and how their memory lies. The texts, the models and the
+settings are those of `figures`.
 """
 
 from __future__ import annotations
@@ -16,9 +18,12 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import chain, islice, permutations, repeat
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
+import psutil
 from aiohttp import web
 
 from loadgen.broker import Broker
@@ -34,12 +39,19 @@ from stream_infer.log import configure_logging
 from stream_infer.schemas import Task
 from stream_infer.web.probe import wait_until_ready
 from tests.broker.figures import START_SECONDS, load_of
+from tests.broker.switched_worker import Watching
 
-BARE, COUNTED, TRACED = "bare", "metrics", "metrics and traces"
-MODULES = {BARE: "tests.broker.bare_worker", COUNTED: "stream_infer", TRACED: "stream_infer"}
-SERVERS, PORT = "STREAM_INFER__KAFKA__BOOTSTRAP_SERVERS", "STREAM_INFER__WEB__PORT"
-WARM_UP = 150
-"""Events before those that count, because the first batches of a process are slow."""
+WARM_UPS = 3
+"""Floods before those that count, because a process learns what its batches cost."""
+PAUSE_SECONDS = 2.0
+"""Between floods: the spans of one are exported before the next begins."""
+
+
+class Flood(NamedTuple):
+    """How a worker fared: outcomes a second, and its own CPU time for each in milliseconds."""
+
+    rate: float
+    cpu_ms: float
 
 
 @asynccontextmanager
@@ -62,76 +74,93 @@ async def _swallow(request: web.Request) -> web.Response:
 
 
 @asynccontextmanager
-async def worker(module: str, environment: Mapping[str, str]) -> AsyncIterator[None]:
-    """Run a worker of its own for each flood, so that none is warmer than another."""
+async def worker(environment: Mapping[str, str], port: int) -> AsyncIterator[psutil.Process]:
+    """Run a worker that can be switched."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", module, "serve", "--log-level", "warning"),
+        *(sys.executable, "-m", "tests.broker.switched_worker", "serve", "--log-level", "warning"),
         env={**os.environ, **environment},
     )
     try:
-        await wait_until_ready(f"http://127.0.0.1:{environment[PORT]}", timeout=START_SECONDS)
-        yield
+        await wait_until_ready(f"http://127.0.0.1:{port}", timeout=START_SECONDS)
+        yield psutil.Process(process.pid)
     finally:
         process.terminate()
         await process.wait()
 
 
-async def flood(bootstrap_servers: str, run: str, count: int) -> float:
-    """Return the outcomes a second of a load that comes at once."""
-    place = Place(Broker(bootstrap_servers), ["results.classify", "dead-letters"], patience=120.0)
-    load = replace(
-        load_of(Task.CLASSIFY, count), profile=Profile(Arrivals.CONSTANT, SATURATING_RATE), run=run
-    )
-    await carry_out(replace(load, count=WARM_UP, run=f"{run}-warm-up"), place, seed=3)
-    carried = await carry_out(load, place, seed=7)
-    if not carried.is_complete:
-        raise TimeoutError(f"{run}: {carried.recorder.outstanding} events without outcome")
-    return carried.recorder.outcomes / carried.recorder.last_outcome
-
-
 @asynccontextmanager
-async def environments() -> AsyncIterator[dict[str, dict[str, str]]]:
-    """Run a broker and a receiver of traces; yields what each kind of worker is started with."""
+async def service() -> AsyncIterator[tuple[str, psutil.Process]]:
+    """Run a broker, a receiver and a worker; yields the broker's address and the worker."""
     settings = load_settings(web={"port": free_port()})
     with tempfile.TemporaryDirectory() as name:
         async with KafkaProcess(Path(name)) as broker, receiver() as endpoint:
             await apply(connect(settings.kafka, broker.bootstrap_servers), specs_for(settings))
-            common = {
-                SERVERS: broker.bootstrap_servers,
-                PORT: str(settings.web.port),
+            environment = {
+                "STREAM_INFER__KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap_servers,
+                "STREAM_INFER__WEB__PORT": str(settings.web.port),
                 "STREAM_INFER__CACHE__MAX_BYTES": "0",
+                "STREAM_INFER__TRACES__ENABLED": "true",
+                "STREAM_INFER__TRACES__ENDPOINT": endpoint,
             }
-            traces = {"STREAM_INFER__TRACES__ENABLED": "true", "STREAM_INFER__TRACES__ENDPOINT": endpoint}
-            yield {BARE: common, COUNTED: common, TRACED: common | traces}
+            async with worker(environment, settings.web.port) as process:
+                yield broker.bootstrap_servers, process
+
+
+async def flood(bootstrap_servers: str, process: psutil.Process, run: str, count: int) -> Flood:
+    """Return how the worker fared with a load that came at once, the export of its spans included."""
+    place = Place(Broker(bootstrap_servers), ["results.classify", "dead-letters"], patience=120.0)
+    load = replace(
+        load_of(Task.CLASSIFY, count), profile=Profile(Arrivals.CONSTANT, SATURATING_RATE), run=run
+    )
+    before = _cpu_seconds(process)
+    carried = await carry_out(load, place, seed=7)
+    await asyncio.sleep(PAUSE_SECONDS)
+    if not carried.is_complete:
+        raise TimeoutError(f"{run}: {carried.recorder.outstanding} events without outcome")
+    outcomes = carried.recorder.outcomes
+    return Flood(outcomes / carried.recorder.last_outcome, 1e3 * (_cpu_seconds(process) - before) / outcomes)
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 async def overhead(rounds: int, count: int) -> dict[str, object]:
-    """Measure each kind of worker once a round, in an order that moves on from round to round."""
-    rates: defaultdict[str, list[float]] = defaultdict(list)
-    kinds = list(MODULES)
-    async with environments() as found:
-        for number in range(rounds):
-            for kind in kinds[number % len(kinds) :] + kinds[: number % len(kinds)]:
-                async with worker(MODULES[kind], found[kind]):
-                    run = f"{kind}-{number}".replace(" ", "-")
-                    rates[kind].append(await flood(found[kind][SERVERS], run, count))
-                print(f"round {number}, {kind}: {rates[kind][-1]:.1f}/s", file=sys.stderr)  # noqa: T201 - progress
-    return {kind: _summary(each, rates[BARE]) for kind, each in rates.items()}
-
-
-def _summary(rates: Sequence[float], bare: Sequence[float]) -> dict[str, object]:
+    """Flood the worker in each state once a round; the order goes through all there are."""
+    found: defaultdict[Watching, list[Flood]] = defaultdict(list)
+    orders = islice(chain.from_iterable(repeat(list(permutations(Watching)))), rounds)
+    async with service() as (bootstrap_servers, process):
+        for number in range(WARM_UPS):
+            await flood(bootstrap_servers, process, f"warm-up-{number}", count)
+        for number, order in enumerate(orders):
+            for watching in order:
+                process.send_signal(watching)
+                run = f"{watching.name.lower()}-{number}"
+                found[watching].append(await flood(bootstrap_servers, process, run, count))
+                rate, cpu_ms = found[watching][-1]
+                print(f"{run}: {rate:.1f}/s, {cpu_ms:.3f} ms", file=sys.stderr)  # noqa: T201 - progress
     return {
-        "events_per_s": [round(rate, 1) for rate in rates],
-        "median": round(median(rates), 1),
-        "to_bare": round(median(rate / other for rate, other in zip(rates, bare, strict=True)), 3),
+        watching.name.lower(): _summary(floods, found[Watching.NOTHING]) for watching, floods in found.items()
+    }
+
+
+def _summary(floods: Sequence[Flood], bare: Sequence[Flood]) -> dict[str, object]:
+    return {
+        "events_per_s": [round(each.rate, 1) for each in floods],
+        "median": round(median(each.rate for each in floods), 1),
+        "to_nothing": round(
+            median(each.rate / base.rate for each, base in zip(floods, bare, strict=True)), 3
+        ),
+        "worker_cpu_ms": round(median(each.cpu_ms for each in floods), 3),
     }
 
 
 def main() -> None:
-    """Print the rates as JSON; `to_bare` is the median of a round's ratios."""
+    """Print the rates as JSON; `to_nothing` is the median of a round's ratios."""
     parser = argparse.ArgumentParser(prog="python -m tests.broker.overhead", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--count", type=int, default=1_000, help="events of each flood")
+    parser.add_argument("--rounds", type=int, default=12, help="a multiple of six has every order as often")
+    parser.add_argument("--count", type=int, default=1_200, help="events of each flood")
     options = parser.parse_args()
     configure_logging("warning", as_json=False)
     print(json.dumps(asyncio.run(overhead(options.rounds, options.count)), indent=2))  # noqa: T201 - its output
