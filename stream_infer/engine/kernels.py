@@ -1,7 +1,7 @@
 """The C++ kernels in `native/`: compiled once, loaded from a cache, and called through ctypes.
 
-They need a processor with AVX-512 VNNI and, once, a C++ compiler. Where either is missing the layers
-compute the same numbers with torch. `python -m stream_infer.engine.kernels` compiles them beside
+They need a processor with AVX-512 VNNI or AVX2 and, once, a C++ compiler. Where either is missing the
+layers compute the same numbers with torch. `python -m stream_infer.engine.kernels` compiles them beside
 their sources, for images that are to run without a compiler.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from ctypes import POINTER, byref, c_double, c_float, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import structlog
 import torch
@@ -33,14 +33,30 @@ SOURCES: Final = Path(__file__).with_name("native")
 _COMPILERS: Final = ("g++", "c++", "clang++")
 _FLAGS: Final = (
     *("-std=c++17", "-O3", "-fPIC", "-shared", "-fopenmp"),
-    *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"),
     # A product and a sum in one step would round differently from torch.
     "-ffp-contract=off",
 )
-_NEEDED: Final = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"})
-_COLUMNS: Final = 64
 _FACTOR: Final = 4
 _TIMEOUT_S: Final = 120
+
+
+class InstructionSet(NamedTuple):
+    """What the kernels can be compiled for: the compiler's flags, and what the processor must say it has."""
+
+    name: str
+    flags: tuple[str, ...]
+    needed: frozenset[str]
+
+
+INSTRUCTION_SETS: Final = (
+    InstructionSet(
+        "AVX-512 VNNI",
+        ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"),
+        frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}),
+    ),
+    InstructionSet("AVX2", ("-mavx2",), frozenset({"avx2"})),
+)
+"""The faster first."""
 
 
 class LinearPointers(ctypes.Structure):
@@ -103,6 +119,9 @@ class Kernels:
         library: Any = ctypes.CDLL(str(path))
         self._encode = library.encode
         self._encode.argtypes = (POINTER(EncoderPointers), c_void_p, c_void_p, c_int64, c_int32)
+        library.panel_columns.restype = c_int32
+        self.columns: int = library.panel_columns()
+        """Columns of a weight that lie together: see `pack_weight`."""
         self._run_linear = library.run_linear
         self._run_linear.argtypes = (POINTER(LinearPointers), c_void_p, c_int64, c_void_p, c_int32)
 
@@ -128,34 +147,43 @@ class Kernels:
         )
 
 
-def pack_weight(weight: Tensor) -> Tensor:
-    """Return int8 [out, in] as the kernels read it: [out / 64, in / 4, 64, 4], padded with zeros."""
+def pack_weight(weight: Tensor, columns: int) -> Tensor:
+    """Return int8 [out, in] as the kernels read it: [out / columns, in / 4, columns, 4], zeros behind."""
     outputs, inputs = weight.shape
-    padded = functional.pad(weight, (0, -inputs % _FACTOR, 0, -outputs % _COLUMNS))
-    parts = padded.view(-1, _COLUMNS, padded.shape[1] // _FACTOR, _FACTOR)
+    padded = functional.pad(weight, (0, -inputs % _FACTOR, 0, -outputs % columns))
+    parts = padded.view(-1, columns, padded.shape[1] // _FACTOR, _FACTOR)
     return parts.transpose(1, 2).contiguous()
 
 
 def unpack_rows(packed: Tensor, rows: Tensor, inputs: int) -> Tensor:
     """Return these rows of the weight [out, in] that was packed."""
-    parts = packed[rows // _COLUMNS, :, rows % _COLUMNS]
+    columns = packed.shape[2]
+    parts = packed[rows // columns, :, rows % columns]
     return parts.flatten(1)[:, :inputs]
 
 
-def pack_columns(values: Tensor) -> Tensor:
+def pack_columns(values: Tensor, columns: int) -> Tensor:
     """Return [out] padded with zeros, as the kernels read what they have for each output."""
-    return functional.pad(values, (0, -values.shape[0] % _COLUMNS)).contiguous()
+    return functional.pad(values, (0, -values.shape[0] % columns)).contiguous()
 
 
 @cache
 def load_kernels() -> Kernels | None:
     """Return the kernels, or None where this machine cannot have them."""
-    if not has_instructions():
-        log.info("kernels_not_used", reason="the processor has no AVX-512 VNNI")
+    instructions = find_instructions()
+    if instructions is None:
+        reason = f"the processor has none of {', '.join(each.name for each in INSTRUCTION_SETS)}"
+        log.info("kernels_not_used", reason=reason)
         return None
-    name = f"kernels-{_digest()}.so"
+    return load_kernels_for(instructions)
+
+
+def load_kernels_for(instructions: InstructionSet) -> Kernels | None:
+    """Return the kernels for an instruction set, compiled if they are not yet, or None; the log says why."""
+    name = _file_name(instructions)
     places = [directory / name for directory in (SOURCES, cache_directory()) if directory is not None]
-    path = next((place for place in places if place.is_file()), None) or compile_kernels(places[-1])
+    path = next((place for place in places if place.is_file()), None)
+    path = path or compile_kernels(instructions, places[-1])
     try:
         return Kernels(path) if path is not None else None
     except OSError as error:
@@ -163,12 +191,13 @@ def load_kernels() -> Kernels | None:
         return None
 
 
-def has_instructions() -> bool:
-    """Say whether this processor has what the kernels are compiled for."""
-    return _NEEDED.issubset(processor_field("flags").split())
+def find_instructions() -> InstructionSet | None:
+    """Return the best that this processor has of what the kernels can be compiled for."""
+    has = frozenset(processor_field("flags").split())
+    return next((each for each in INSTRUCTION_SETS if each.needed <= has), None)
 
 
-def compile_kernels(path: Path) -> Path | None:
+def compile_kernels(instructions: InstructionSet, path: Path) -> Path | None:
     """Compile the kernels to `path` and return it, or None, which the log explains."""
     compiler = find_compiler()
     if compiler is None:
@@ -179,12 +208,13 @@ def compile_kernels(path: Path) -> Path | None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as directory:
             made = Path(directory) / path.name
-            _run_compiler(compiler, made)
+            _run_compiler(compiler, instructions, made)
             made.replace(path)
     except (OSError, subprocess.SubprocessError) as error:
         _warn(error)
         return None
-    log.info("kernels_compiled", path=str(path), took_ms=round((time.perf_counter() - started) * 1000))
+    took_ms = round((time.perf_counter() - started) * 1000)
+    log.info("kernels_compiled", path=str(path), instructions=instructions.name, took_ms=took_ms)
     return path
 
 
@@ -193,17 +223,17 @@ def find_compiler() -> str | None:
     return next((found for name in _COMPILERS if (found := shutil.which(name))), None)
 
 
-def _run_compiler(compiler: str, path: Path) -> None:
-    command = [compiler, *_FLAGS, str(SOURCES / "kernels.cpp"), "-o", str(path)]
+def _run_compiler(compiler: str, instructions: InstructionSet, path: Path) -> None:
+    command = [compiler, *_FLAGS, *instructions.flags, str(SOURCES / "kernels.cpp"), "-o", str(path)]
     subprocess.run(command, check=True, capture_output=True, timeout=_TIMEOUT_S)  # noqa: S603 - our own words
 
 
-def _digest() -> str:
-    """Return what tells these sources and flags from others."""
-    digest = hashlib.sha256(" ".join(_FLAGS).encode())
+def _file_name(instructions: InstructionSet) -> str:
+    """Return a name that tells these sources and flags from others."""
+    digest = hashlib.sha256(" ".join((*_FLAGS, *instructions.flags)).encode())
     for path in sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")]):
         digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    return f"kernels-{digest.hexdigest()[:16]}.so"
 
 
 def _warn(error: Exception) -> None:
@@ -211,5 +241,11 @@ def _warn(error: Exception) -> None:
     log.warning("kernels_not_usable", reason=reason, effect="8-bit layers are slower")
 
 
+def main() -> None:
+    """Compile the kernels beside their sources, for every processor that an image may meet."""
+    for instructions in INSTRUCTION_SETS:
+        compile_kernels(instructions, SOURCES / _file_name(instructions))
+
+
 if __name__ == "__main__":
-    compile_kernels(SOURCES / f"kernels-{_digest()}.so")
+    main()

@@ -69,8 +69,9 @@ class Int8Linear(nn.Module):
             "bias": zeros if bias is None else bias.detach().float(),
         }
         if self._kernels is not None:
-            tensors = {name: pack_columns(tensor) for name, tensor in tensors.items()}
-            tensors["weight"] = pack_weight(weight)
+            columns = self._kernels.columns
+            tensors = {name: pack_columns(tensor, columns) for name, tensor in tensors.items()}
+            tensors["weight"] = pack_weight(weight, columns)
         else:
             self._is_integer = integer_products_are_fast()
             self._width = _exact_width(weight)
@@ -96,8 +97,9 @@ class Int8Linear(nn.Module):
         if self._kernels is None:
             buffers["weight"] = self.weight[outputs]
         else:
-            buffers = {name: pack_columns(tensor) for name, tensor in buffers.items()}
-            buffers["weight"] = pack_weight(unpack_rows(self.weight, outputs, self.in_features))
+            columns = self._kernels.columns
+            buffers = {name: pack_columns(tensor, columns) for name, tensor in buffers.items()}
+            buffers["weight"] = pack_weight(unpack_rows(self.weight, outputs, self.in_features), columns)
         selected.__dict__["_buffers"] = buffers
         return selected
 

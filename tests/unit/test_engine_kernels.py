@@ -1,26 +1,45 @@
 """The C++ kernels: compiled once, found again, done without where they cannot be had."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 import torch
 from structlog.testing import capture_logs
 from torch import nn
 
 from stream_infer.engine import kernels, quantization
-from stream_infer.engine.kernels import compile_kernels, load_kernels, pack_weight, unpack_rows
+from stream_infer.engine.kernels import (
+    INSTRUCTION_SETS,
+    InstructionSet,
+    compile_kernels,
+    load_kernels,
+    load_kernels_for,
+    pack_weight,
+    unpack_rows,
+)
+from stream_infer.engine.processor import processor_field
 from stream_infer.engine.quantization import Int8Linear
 
+AVX2 = INSTRUCTION_SETS[-1]
+POSSIBLE = [each for each in INSTRUCTION_SETS if each.needed <= set(processor_field("flags").split())]
 needs_kernels = pytest.mark.skipif(
-    not kernels.has_instructions() or kernels.find_compiler() is None,
+    not POSSIBLE or kernels.find_compiler() is None,
     reason="there is no compiler, or no processor for what it would make",
 )
+with_each_set = pytest.mark.parametrize("instructions", POSSIBLE, ids=lambda each: each.name)
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.set_num_threads(1)
+def _prepared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # A logger that was used before a test would go on writing where it wrote then.
+    monkeypatch.setattr(kernels, "log", structlog.get_logger())
     torch.manual_seed(7)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -29,18 +48,24 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "stream-infer"
 
 
-def without_kernels(layer: nn.Linear, monkeypatch: pytest.MonkeyPatch) -> Int8Linear:
+def layer_for(
+    instructions: InstructionSet | None, layer: nn.Linear, monkeypatch: pytest.MonkeyPatch
+) -> Int8Linear:
+    """Return the 8-bit layer with the kernels for an instruction set, or without kernels."""
+    found = instructions and load_kernels_for(instructions)
+    assert (found is None) == (instructions is None)
     with monkeypatch.context() as patch:
-        patch.setattr(quantization, "load_kernels", lambda: None)
+        patch.setattr(quantization, "load_kernels", lambda: found)
         return Int8Linear.of(layer)
 
 
 @needs_kernels
+@with_each_set
 @pytest.mark.parametrize(("inputs", "outputs"), [(384, 1536), (1536, 384), (8, 3), (17, 70), (64, 64)])
 @pytest.mark.parametrize("rows", [0, 1, 5, 7, 100, 300])
 @torch.inference_mode()
 def test_a_layer_has_the_same_bits_with_kernels_and_without(
-    inputs: int, outputs: int, rows: int, monkeypatch: pytest.MonkeyPatch
+    instructions: InstructionSet, inputs: int, outputs: int, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever its size, and for rows of zeros, of one sign and of many magnitudes."""
     layer = nn.Linear(inputs, outputs)
@@ -49,44 +74,45 @@ def test_a_layer_has_the_same_bits_with_kernels_and_without(
     batch[2:3].abs_()
     batch[3:4].abs_().neg_()
 
-    assert load_kernels() is not None
-    assert torch.equal(without_kernels(layer, monkeypatch)(batch), Int8Linear.of(layer)(batch))
+    found = [layer_for(each, layer, monkeypatch)(batch) for each in (None, instructions)]
+    assert torch.equal(*found)
 
 
 @needs_kernels
+@with_each_set
 @torch.inference_mode()
-def test_threads_change_no_bit() -> None:
+def test_threads_change_no_bit(instructions: InstructionSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work that is shared out gives what one thread gives."""
-    layer = Int8Linear.of(nn.Linear(384, 1536))
+    layer = layer_for(instructions, nn.Linear(384, 1536), monkeypatch)
     batch = torch.randn(200, 384)
     alone = layer(batch)
-    try:
-        torch.set_num_threads(3)
-        assert torch.equal(alone, layer(batch))
-    finally:
-        torch.set_num_threads(1)
+    torch.set_num_threads(3)
+
+    assert torch.equal(alone, layer(batch))
 
 
-@pytest.mark.parametrize("has_kernels", [False, pytest.param(True, marks=needs_kernels)])
+@pytest.mark.parametrize("instructions", [None, *POSSIBLE], ids=lambda each: each.name if each else "torch")
 @torch.inference_mode()
 def test_selected_outputs_are_those_of_the_whole_layer(
-    *, has_kernels: bool, monkeypatch: pytest.MonkeyPatch
+    instructions: InstructionSet | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A shortlist's layer computes what the whole one computes for its words."""
-    linear = nn.Linear(50, 200)
-    layer = Int8Linear.of(linear) if has_kernels else without_kernels(linear, monkeypatch)
+    if instructions and kernels.find_compiler() is None:
+        pytest.skip("there is no compiler")
+    layer = layer_for(instructions, nn.Linear(50, 200), monkeypatch)
     outputs = torch.tensor([3, 7, 64, 130, 199])
     batch = torch.randn(4, 50)
 
     assert torch.equal(layer(batch)[:, outputs], layer.select(outputs)(batch))
 
 
-def test_unpacking_inverts_packing() -> None:
+@pytest.mark.parametrize("columns", [16, 64])
+def test_unpacking_inverts_packing(columns: int) -> None:
     """Rows come out of the kernels' layout as they went in, padding aside."""
     weight = torch.randint(-127, 128, (130, 10), dtype=torch.int8)
     rows = torch.tensor([0, 64, 129])
 
-    assert torch.equal(weight[rows], unpack_rows(pack_weight(weight), rows, 10))
+    assert torch.equal(weight[rows], unpack_rows(pack_weight(weight, columns), rows, 10))
 
 
 @needs_kernels
@@ -96,7 +122,7 @@ def test_kernels_are_compiled_once(empty_cache: Path, monkeypatch: pytest.Monkey
     assert load_kernels.__wrapped__() is not None
     (made,) = empty_cache.iterdir()
 
-    monkeypatch.setattr(kernels, "compile_kernels", lambda _: pytest.fail("compiled again"))
+    monkeypatch.setattr(kernels, "compile_kernels", lambda *_: pytest.fail("compiled again"))
 
     assert load_kernels.__wrapped__() is not None
     assert made.name.startswith("kernels-")
@@ -119,7 +145,7 @@ def test_without_kernels_there_is_a_warning(
         (tmp_path / "g++").chmod(0o755)
 
     with capture_logs() as logs:
-        assert compile_kernels(empty_cache / "kernels.so") is None
+        assert compile_kernels(AVX2, empty_cache / "kernels.so") is None
     assert ["kernels_not_usable"] == [entry["event"] for entry in logs]
     assert not empty_cache.is_dir() or not list(empty_cache.iterdir())
 
@@ -131,7 +157,7 @@ def test_kernels_that_cannot_be_loaded_are_done_without(
     """What another system has compiled into a shared cache does not stop the start."""
     broken = tmp_path / "kernels.so"
     broken.write_bytes(b"not a library")
-    monkeypatch.setattr(kernels, "compile_kernels", lambda _: broken)
+    monkeypatch.setattr(kernels, "compile_kernels", lambda *_: broken)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     with capture_logs() as logs:
@@ -141,7 +167,21 @@ def test_kernels_that_cannot_be_loaded_are_done_without(
 
 def test_a_processor_without_the_instructions_has_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Code that it could not run is neither compiled nor loaded."""
-    monkeypatch.setattr(kernels, "has_instructions", lambda: False)
-    monkeypatch.setattr(kernels, "compile_kernels", lambda _: pytest.fail("compiled for nothing"))
+    monkeypatch.setattr(kernels, "processor_field", lambda _: "fpu sse2")
+    monkeypatch.setattr(kernels, "compile_kernels", lambda *_: pytest.fail("compiled for nothing"))
 
-    assert load_kernels.__wrapped__() is None
+    with capture_logs() as logs:
+        assert load_kernels.__wrapped__() is None
+    assert ["kernels_not_used"] == [entry["event"] for entry in logs]
+
+
+@pytest.mark.parametrize(("flags", "name"), [("avx2 fma", "AVX2"), ("avx2 avx512f avx512_vnni", "AVX2")])
+def test_a_processor_gets_what_it_can_run(flags: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that an instruction set needs must be there."""
+    monkeypatch.setattr(kernels, "processor_field", lambda _: flags)
+    found = kernels.find_instructions()
+    assert found is not None
+    assert name == found.name
+
+    monkeypatch.setattr(kernels, "processor_field", lambda _: " ".join(INSTRUCTION_SETS[0].needed) + " avx2")
+    assert INSTRUCTION_SETS[0] is kernels.find_instructions()

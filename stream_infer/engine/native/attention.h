@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "buffer.h"
 #include "numbers.h"
 #include "product.h"
 
@@ -29,22 +30,17 @@ struct AttentionBuffer {
 };
 
 inline float step_of(const float* row, int64_t size, float levels) {
-  __m512 greatest = _mm512_set1_ps(1e-30f);
-  for (int64_t i = 0; i < size; i += kLanes) greatest = _mm512_max_ps(greatest, _mm512_abs_ps(load(row + i)));
-  return _mm512_reduce_max_ps(greatest) / levels;
+  Floats greatest = broadcast(1e-30f);
+  for (int64_t i = 0; i < size; i += kLanes) greatest = greater(greatest, magnitude(load(row + i)));
+  return greatest_of(greatest) / levels;
 }
 
-inline __m512i levels_at(const float* from, __m512 per_step) {
-  return _mm512_cvtps_epi32(_mm512_mul_ps(load(from), per_step));
-}
+inline Ints levels_at(const float* from, Floats per_step) { return to_ints(multiply(load(from), per_step)); }
 
 inline float quantize_words(const float* row, int64_t size, float levels, int16_t* words) {
   const float step = step_of(row, size, levels);
-  const __m512 per_step = _mm512_set1_ps(1.0f / step);
-  for (int64_t i = 0; i < size; i += kLanes) {
-    const __m256i rounded = _mm512_cvtepi32_epi16(levels_at(row + i, per_step));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(words + i), rounded);
-  }
+  const Floats per_step = broadcast(1.0f / step);
+  for (int64_t i = 0; i < size; i += kLanes) store_words(words + i, levels_at(row + i, per_step));
   return step;
 }
 
@@ -109,14 +105,13 @@ class HeadAttention {
       step = std::max(step, step_of(value + row * stride, heads_.size, heads_.value_levels));
     }
     value_step_ = step;
-    const __m512 per_step = _mm512_set1_ps(1.0f / step);
+    const Floats per_step = broadcast(1.0f / step);
     for (int64_t row = 0; row < padded_; row += 2) {
       for (int64_t i = 0; i < heads_.size; i += kLanes) {
         const float* from = value + row * stride + i;
-        const __m512i even = row < length_ ? levels_at(from, per_step) : _mm512_setzero_si512();
-        const __m512i odd = row + 1 < length_ ? levels_at(from + stride, per_step) : _mm512_setzero_si512();
-        const __m512i both = _mm512_mask_blend_epi16(0xaaaaaaaau, even, _mm512_slli_epi32(odd, 16));
-        _mm512_storeu_si512(values_ + row / 2 * heads_.size + i, both);
+        const Ints even = row < length_ ? levels_at(from, per_step) : broadcast(0);
+        const Ints odd = row + 1 < length_ ? levels_at(from + stride, per_step) : broadcast(0);
+        store(values_ + row / 2 * heads_.size + i, interleave_words(even, odd));
       }
     }
   }
@@ -128,11 +123,11 @@ class HeadAttention {
       tile_of<Packed::kWords>(rows, blocks)(query, heads_.size / 2, keys_ + column, padded_, heads_.size / 2,
                                             sums_);
       for (int64_t row = 0; row < rows; ++row) {
-        const __m512 step = _mm512_set1_ps(query_steps_[first + row]);
+        const Floats step = broadcast(query_steps_[first + row]);
         for (int64_t block = 0; block < blocks * kLanes; block += kLanes) {
-          const __m512 score = _mm512_mul_ps(sum_at(row, block), step);
+          const Floats score = multiply(sum_at(row, block), step);
           float* place = scores_ + row * padded_ + column + block;
-          _mm512_storeu_ps(place, _mm512_mul_ps(score, load(key_steps_ + column + block)));
+          store(place, multiply(score, load(key_steps_ + column + block)));
         }
       }
     }
@@ -140,29 +135,27 @@ class HeadAttention {
 
   // Softmax: first powers as whole levels, whose sum is exact, then their shares as whole levels.
   void weigh(float* scores, int16_t* weights) const {
-    __m512 greatest = _mm512_set1_ps(-__builtin_inff());
+    const Floats lowest = broadcast(-__builtin_inff());
+    Floats greatest = lowest;
     for (int64_t i = 0; i < padded_; i += kLanes) {
-      greatest = _mm512_mask_max_ps(greatest, lanes_of(length_ - i), greatest, load(scores + i));
+      greatest = greater(greatest, first_of(length_ - i, load(scores + i), lowest));
     }
-    const __m512 top = _mm512_set1_ps(_mm512_reduce_max_ps(greatest));
-    __m512i total = _mm512_setzero_si512();
+    const Floats top = broadcast(greatest_of(greatest));
+    Ints total = broadcast(0);
     for (int64_t i = 0; i < padded_; i += kLanes) {
-      __m512 below = _mm512_mul_ps(_mm512_sub_ps(load(scores + i), top), _mm512_set1_ps(1.44269504f));
-      below = _mm512_max_ps(below, _mm512_set1_ps(-100.0f));
-      const __m512 powers = _mm512_mul_ps(power_of_two(below), _mm512_set1_ps(heads_.power_levels));
-      const __m512i levels = _mm512_maskz_cvtps_epi32(lanes_of(length_ - i), powers);
-      total = _mm512_add_epi32(total, levels);
-      _mm512_storeu_ps(scores + i, _mm512_cvtepi32_ps(levels));
+      const Floats below = multiply(subtract(load(scores + i), top), broadcast(1.44269504f));
+      const Floats power = power_of_two(greater(below, broadcast(-100.0f)));
+      const Floats share = first_of(length_ - i, multiply(power, broadcast(heads_.power_levels)), broadcast(0.0f));
+      const Ints levels = to_ints(share);
+      total = add(total, levels);
+      store(scores + i, to_floats(levels));
     }
-    const float share = heads_.weight_levels / static_cast<float>(_mm512_reduce_add_epi32(total));
-    for (int64_t i = 0; i < padded_; i += kLanes) {
-      const __m256i rounded = _mm512_cvtepi32_epi16(levels_at(scores + i, _mm512_set1_ps(share)));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights + i), rounded);
-    }
+    const Floats share = broadcast(heads_.weight_levels / static_cast<float>(sum_of(total)));
+    for (int64_t i = 0; i < padded_; i += kLanes) store_words(weights + i, levels_at(scores + i, share));
   }
 
   void mix(int64_t rows, float* context, int64_t stride) {
-    const __m512 step = _mm512_set1_ps(value_step_ / heads_.weight_levels);
+    const Floats step = broadcast(value_step_ / heads_.weight_levels);
     const auto* weights = reinterpret_cast<const int32_t*>(weights_);
     for (int64_t column = 0; column < heads_.size; column += kTileColumns) {
       const int64_t blocks = std::min(kTileBlocks, (heads_.size - column) / kLanes);
@@ -170,14 +163,14 @@ class HeadAttention {
                                             sums_);
       for (int64_t row = 0; row < rows; ++row) {
         for (int64_t block = 0; block < blocks * kLanes; block += kLanes) {
-          _mm512_storeu_ps(context + row * stride + column + block, _mm512_mul_ps(sum_at(row, block), step));
+          store(context + row * stride + column + block, multiply(sum_at(row, block), step));
         }
       }
     }
   }
 
-  __m512 sum_at(int64_t row, int64_t block) const {
-    return _mm512_cvtepi32_ps(_mm512_load_si512(sums_ + row * kTileColumns + block));
+  Floats sum_at(int64_t row, int64_t block) const {
+    return to_floats(load(sums_ + row * kTileColumns + block));
   }
 
   const Heads& heads_;

@@ -1,4 +1,6 @@
 // What `kernels.py` calls. A text's numbers never depend on the texts beside it, or on the threads.
+#include <omp.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <vector>
@@ -25,10 +27,23 @@ struct Encoder {
   double epsilon;
 };
 
-struct Scratch {
-  LevelsBuffer levels;
-  AttentionBuffer attention;
-  Buffer<float> wide, narrow;
+// Memory for the rows between layers, which a team shares.
+struct Rows {
+  Levels levels;
+  float *wide, *narrow;
+};
+
+class RowsBuffer {
+ public:
+  Rows of(const Encoder& encoder, int64_t rows) {
+    const int64_t size = encoder.heads.hidden(), inner = encoder.layers->inner.outputs;
+    const int64_t widest = std::max(3 * size, inner);
+    return {levels_.of(rows, widest), wide_.of(rows * widest), narrow_.of(rows * size)};
+  }
+
+ private:
+  LevelsBuffer levels_;
+  Buffer<float> wide_, narrow_;
 };
 
 constexpr int64_t kChunkRows = 64;  // enough to use each weight often, few enough to stay in the L2 cache
@@ -36,57 +51,66 @@ constexpr int64_t kLeastShare = 1 << 20;  // products that are worth another thr
 
 // hidden = norm(hidden + added), by one row. Sums of float64 round to the same float32 in any order.
 void add_and_normalize(float* hidden, const float* added, int64_t size, const Norm& norm, double epsilon) {
-  __m512d sum = _mm512_setzero_pd();
+  Doubles sum = no_doubles();
   for (int64_t i = 0; i < size; i += kLanes) {
-    const __m512 both = _mm512_add_ps(load(hidden + i), load(added + i));
-    _mm512_storeu_ps(hidden + i, both);
-    sum = _mm512_add_pd(sum, _mm512_add_pd(lower_half(both), upper_half(both)));
+    const Floats both = add(load(hidden + i), load(added + i));
+    store(hidden + i, both);
+    sum = add(sum, add(lower_half(both), upper_half(both)));
   }
-  const __m512 mean = _mm512_set1_ps(static_cast<float>(_mm512_reduce_add_pd(sum) / size));
-  sum = _mm512_setzero_pd();
+  const Floats mean = broadcast(static_cast<float>(sum_of(sum) / static_cast<double>(size)));
+  sum = no_doubles();
   for (int64_t i = 0; i < size; i += kLanes) {
-    const __m512 apart = _mm512_sub_ps(load(hidden + i), mean);
-    _mm512_storeu_ps(hidden + i, apart);
-    const __m512d lower = lower_half(apart), upper = upper_half(apart);
-    sum = _mm512_add_pd(sum, _mm512_add_pd(_mm512_mul_pd(lower, lower), _mm512_mul_pd(upper, upper)));
+    const Floats apart = subtract(load(hidden + i), mean);
+    store(hidden + i, apart);
+    const Doubles lower = lower_half(apart), upper = upper_half(apart);
+    sum = add(sum, add(multiply(lower, lower), multiply(upper, upper)));
   }
-  const double spread = __builtin_sqrt(_mm512_reduce_add_pd(sum) / size + epsilon);
-  const __m512 factor = _mm512_set1_ps(static_cast<float>(1.0 / spread));
+  const double spread = __builtin_sqrt(sum_of(sum) / static_cast<double>(size) + epsilon);
+  const Floats factor = broadcast(static_cast<float>(1.0 / spread));
   for (int64_t i = 0; i < size; i += kLanes) {
-    const __m512 scaled = _mm512_mul_ps(load(hidden + i), factor);
-    _mm512_storeu_ps(hidden + i, multiply_then_add(scaled, load(norm.weight + i), load(norm.bias + i)));
+    const Floats scaled = multiply(load(hidden + i), factor);
+    store(hidden + i, multiply_then_add(scaled, load(norm.weight + i), load(norm.bias + i)));
   }
 }
 
-void attend(const Heads& heads, const float* qkv, int64_t length, float* context, AttentionBuffer& buffer) {
+// One head of one text, whose rows of queries, keys and values begin at `qkv`.
+void attend(const Heads& heads, int64_t head, const float* qkv, int64_t length, float* context) {
+  static thread_local AttentionBuffer buffer;
   const int64_t hidden = heads.hidden();
+  const float* query = qkv + head * heads.size;
   HeadAttention attention(heads, length, buffer);
-  for (int64_t head = 0; head < heads.count; ++head) {
-    const float* query = qkv + head * heads.size;
-    attention.read(query, query + hidden, query + 2 * hidden, 3 * hidden);
-    attention.write(context + head * heads.size, hidden);
-  }
+  attention.read(query, query + hidden, query + 2 * hidden, 3 * hidden);
+  attention.write(context + head * heads.size, hidden);
 }
 
 // Takes the rows of whole texts, text i from starts[i] to starts[i + 1], through one layer.
 void run_layer(const Layer& layer, const Encoder& encoder, float* hidden, const int64_t* starts,
-               int64_t texts, Scratch& scratch) {
-  const int64_t size = encoder.heads.hidden(), rows = starts[texts] - starts[0];
-  float* wide = scratch.wide.of(rows * std::max(3 * size, layer.inner.outputs));
-  float* narrow = scratch.narrow.of(rows * size);
-  apply<Then::kNothing>(layer.qkv, hidden, rows, wide, scratch.levels);
-  for (int64_t text = 0; text < texts; ++text) {
-    const int64_t first = starts[text] - starts[0], length = starts[text + 1] - starts[text];
-    attend(encoder.heads, wide + first * 3 * size, length, narrow + first * size, scratch.attention);
-  }
-  apply<Then::kNothing>(layer.attended, narrow, rows, wide, scratch.levels);
-  for (int64_t row = 0; row < rows; ++row) {
-    add_and_normalize(hidden + row * size, wide + row * size, size, layer.attention_norm, encoder.epsilon);
-  }
-  apply<Then::kGelu>(layer.inner, hidden, rows, wide, scratch.levels);
-  apply<Then::kNothing>(layer.outer, wide, rows, narrow, scratch.levels);
-  for (int64_t row = 0; row < rows; ++row) {
-    add_and_normalize(hidden + row * size, narrow + row * size, size, layer.output_norm, encoder.epsilon);
+               int64_t texts, const Rows& rows, const Team& team) {
+  const int64_t size = encoder.heads.hidden(), count = starts[texts] - starts[0];
+  const auto join = [&](const float* added, const Norm& norm) {
+    team.share(count, [&](int64_t row) {
+      add_and_normalize(hidden + row * size, added + row * size, size, norm, encoder.epsilon);
+    });
+  };
+  apply<Then::kNothing>(layer.qkv, hidden, count, rows.levels, rows.wide, team);
+  team.share(texts * encoder.heads.count, [&](int64_t task) {
+    const int64_t text = task / encoder.heads.count, first = starts[text] - starts[0];
+    attend(encoder.heads, task % encoder.heads.count, rows.wide + first * 3 * size,
+           starts[text + 1] - starts[text], rows.narrow + first * size);
+  });
+  team.wait();
+  apply<Then::kNothing>(layer.attended, rows.narrow, count, rows.levels, rows.wide, team);
+  join(rows.wide, layer.attention_norm);
+  apply<Then::kGelu>(layer.inner, hidden, count, rows.levels, rows.wide, team);
+  apply<Then::kNothing>(layer.outer, rows.wide, count, rows.levels, rows.narrow, team);
+  join(rows.narrow, layer.output_norm);
+}
+
+// Takes the rows of whole texts through all layers.
+void run_layers(const Encoder& encoder, float* hidden, const int64_t* starts, int64_t texts, const Rows& rows,
+                const Team& team) {
+  for (int64_t layer = 0; layer < encoder.count; ++layer) {
+    run_layer(encoder.layers[layer], encoder, hidden, starts, texts, rows, team);
   }
 }
 
@@ -104,20 +128,32 @@ std::vector<int64_t> divide(const int64_t* starts, int64_t texts, int64_t rows) 
 
 using namespace native;
 
+// How many columns a panel of a weight has.
+extern "C" int32_t panel_columns() { return kTileColumns; }
+
 // Takes hidden [starts[texts]][hidden] through all layers, in place.
 extern "C" void encode(const Encoder* encoder, float* hidden, const int64_t* starts, int64_t texts,
                        int32_t threads) {
+  static thread_local RowsBuffer buffer;
   const int64_t share = (starts[texts] + threads - 1) / threads;
   const std::vector<int64_t> firsts = divide(starts, texts, std::min(kChunkRows, share));
   const int64_t chunks = static_cast<int64_t>(firsts.size()) - 1;
+  if (chunks < threads) {
+    const Rows rows = buffer.of(*encoder, starts[texts]);
+    Barrier barrier;
+#pragma omp parallel num_threads(threads)
+    {
+      const Team team(omp_get_thread_num(), omp_get_num_threads(), barrier);
+      run_layers(*encoder, hidden, starts, texts, rows, team);
+    }
+    return;
+  }
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
   for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) {
-    static thread_local Scratch scratch;
     const int64_t* own = starts + firsts[chunk];
-    for (int64_t layer = 0; layer < encoder->count; ++layer) {
-      run_layer(encoder->layers[layer], *encoder, hidden + own[0] * encoder->heads.hidden(), own,
-                firsts[chunk + 1] - firsts[chunk], scratch);
-    }
+    const int64_t count = firsts[chunk + 1] - firsts[chunk];
+    const Rows rows = buffer.of(*encoder, own[count] - own[0]);
+    run_layers(*encoder, hidden + own[0] * encoder->heads.hidden(), own, count, rows, Team());
   }
 }
 
@@ -126,20 +162,20 @@ extern "C" void run_linear(const Linear* linear, const float* rows, int64_t coun
                            int32_t threads) {
   static thread_local LevelsBuffer buffer;
   const Levels levels = buffer.of(count, linear->inputs);
-  const int64_t panels = (linear->outputs + kTileColumns - 1) / kTileColumns;
-  const int64_t chunks = (count + kChunkRows - 1) / kChunkRows;
+  const int64_t panels = linear->panels(), chunks = (count + kChunkRows - 1) / kChunkRows;
   const bool is_shared = count * linear->inputs * linear->outputs > kLeastShare;
+  Barrier barrier;
 #pragma omp parallel num_threads(threads) if (is_shared)
   {
-#pragma omp for
-    for (int64_t row = 0; row < count; ++row) {
+    const Team team(omp_get_thread_num(), omp_get_num_threads(), barrier);
+    team.share(count, [&](int64_t row) {
       quantize(rows + row * linear->inputs, linear->inputs, row, levels);
-    }
-#pragma omp for schedule(static)
-    for (int64_t task = 0; task < chunks * panels; ++task) {
+    });
+    team.wait();
+    team.share(chunks * panels, [&](int64_t task) {
       const int64_t first = task / panels * kChunkRows;
       apply_columns<Then::kNothing>(*linear, levels, first, std::min(kChunkRows, count - first),
                                     task % panels * kTileColumns, out);
-    }
+    });
   }
 }
