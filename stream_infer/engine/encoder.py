@@ -16,11 +16,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import logging as transformers_logging
 
 from stream_infer.engine.devices import pick_device, pick_dtype
+from stream_infer.engine.embeddings import TokenIds
 from stream_infer.engine.fidelity import SENTENCES, quantize_honestly
 from stream_infer.engine.fused import quantize_encoder
 from stream_infer.engine.heads import Head, load_head
 from stream_infer.engine.lora import merge_adapters
-from stream_infer.engine.packed import PackedEncoder, TokenIds
+from stream_infer.engine.packed import PackedEncoder
 from stream_infer.engine.sources import ModelSource, SourceKind
 from stream_infer.engine.specs import ModelKind, ModelSpec, Precision
 from stream_infer.engine.tokenization import SubwordTokenizer

@@ -1,12 +1,13 @@
 """Encoders of the BERT family whose 8-bit layers run as one: by the C++ kernels, or in torch.
 
-The models stay transformers' own; only the stack of layers between embeddings and heads is replaced.
+The models stay transformers' own; only the stack of layers between embeddings and heads is replaced, and
+the embeddings where they are the common ones.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any, Final, cast
 
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 from transformers.activations import GELUActivation
 
 from stream_infer.engine import exact
+from stream_infer.engine.embeddings import FusedEmbeddings, TokenIds
 from stream_infer.engine.kernels import (
+    EmbeddingsPointers,
     EncoderPointers,
     HeadsSettings,
     LayerPointers,
@@ -23,7 +26,7 @@ from stream_infer.engine.kernels import (
     load_kernels,
 )
 from stream_infer.engine.quantization import Int8Linear, fit_as_float, quantize
-from stream_infer.engine.segments import PACKABLE, Block, Run, Segment, divide, find_starts
+from stream_infer.engine.segments import PACKABLE, Block, Run, Segment, divide, find_lengths
 
 _LANES: Final = 16
 _LARGEST_HEAD: Final = 128
@@ -72,13 +75,37 @@ class FusedLayer(nn.Module):
 
 
 class FusedEncoder(nn.Module):
-    """Stands in for the layers of a transformers encoder, on packed texts."""
+    """Stands in for the layers of a transformers encoder, on packed texts.
 
-    def __init__(self, layers: Iterable[FusedLayer], heads: int) -> None:
+    `embeddings` are None where the model's own are to be used.
+    """
+
+    def __init__(
+        self, layers: Iterable[FusedLayer], heads: int, embeddings: FusedEmbeddings | None = None
+    ) -> None:
         super().__init__()
         self.layer = nn.ModuleList(layers)
+        self.embeddings = embeddings
         self._heads = heads
         self._kernels = load_kernels()
+
+    def encode(
+        self, texts: Sequence[TokenIds], types: Sequence[TokenIds] | None, first_position: int
+    ) -> list[Tensor] | None:
+        """Return the last hidden states [length, size] of each text, in order, all in one call of a kernel.
+
+        Without kernels, or with the model's own embeddings, return None: `embed` and `run` do it then.
+
+        Raises:
+            IndexError: the model has no such token, type or position.
+        """
+        if self._kernels is None or self.embeddings is None:
+            return None
+        lengths = [len(text) for text in texts]
+        tokens = self.embeddings.tokens(texts, types, first_position)
+        hidden = torch.empty(sum(lengths), self.embeddings.words.embedding_dim)
+        self._kernels.encode(self._pointers, hidden, lengths, tokens.pointers())
+        return list(torch.split(hidden, lengths))
 
     def run(self, hidden: Tensor, segments: Sequence[Segment]) -> Tensor:
         """Return the last hidden states [tokens, size] for the embedded tokens of packed texts."""
@@ -86,7 +113,7 @@ class FusedEncoder(nn.Module):
             # A few texts at a time: what an operation writes is still in the cache when the next reads it.
             return torch.cat([self._run_torch(hidden, run) for run in divide(segments)])
         hidden = hidden.clone(memory_format=torch.contiguous_format)
-        self._kernels.encode(self._pointers, hidden, torch.tensor(find_starts(segments)))
+        self._kernels.encode(self._pointers, hidden, find_lengths(segments), None)
         return hidden
 
     def _run_torch(self, hidden: Tensor, run: Run) -> Tensor:
@@ -107,7 +134,8 @@ class FusedEncoder(nn.Module):
         )
         array = (LayerPointers * len(layers))(*layers)
         pointer = ctypes.cast(array, ctypes.POINTER(LayerPointers))
-        return EncoderPointers(pointer, len(layers), heads, first.attention_norm.eps)
+        embeddings = EmbeddingsPointers() if self.embeddings is None else self.embeddings.pointers()
+        return EncoderPointers(embeddings, pointer, len(layers), heads, first.attention_norm.eps)
 
 
 def find_fused(model: nn.Module) -> FusedEncoder | None:
@@ -115,9 +143,13 @@ def find_fused(model: nn.Module) -> FusedEncoder | None:
     return next((child for child in model.children() if isinstance(child, FusedEncoder)), None)
 
 
-def embed(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Return what the layers of a model are given for [1, tokens] inputs: [tokens, size]."""
-    embedded: Tensor = model.embeddings(**inputs)
+def embed(model: Any, ids: Tensor, positions: Tensor, types: Tensor | None) -> Tensor:
+    """Return what the layers of a model are given for tokens [1, tokens]: [tokens, size]."""
+    fused = find_fused(model)
+    if fused is not None and fused.embeddings is not None:
+        return cast("Tensor", fused.embeddings(ids[0], positions[0], None if types is None else types[0]))
+    extra = {} if types is None else {"token_type_ids": types}
+    embedded: Tensor = model.embeddings(input_ids=ids, position_ids=positions, **extra)
     # ELECTRA's smaller embeddings are widened first.
     project = getattr(model, "embeddings_project", None)
     return (embedded if project is None else project(embedded))[0]
@@ -130,14 +162,14 @@ def quantize_encoder(model: nn.Module) -> None:
     """
     for parent in list(model.modules()):
         for name, stack in list(parent.named_children()):
-            fused = _fuse(stack, getattr(parent, "config", None))
+            fused = _fuse(stack, parent)
             if fused is not None:
                 setattr(parent, name, fused)
     quantize(model)
 
 
-def _fuse(stack: nn.Module, config: Any) -> FusedEncoder | None:
-    layers = getattr(stack, "layer", None)
+def _fuse(stack: nn.Module, parent: nn.Module) -> FusedEncoder | None:
+    layers, config = getattr(stack, "layer", None), getattr(parent, "config", None)
     is_known = getattr(config, "model_type", None) in PACKABLE and not getattr(config, "is_decoder", False)
     if not is_known or not isinstance(layers, nn.ModuleList):
         return None
@@ -148,7 +180,7 @@ def _fuse(stack: nn.Module, config: Any) -> FusedEncoder | None:
     linears = [module for module in stack.modules() if isinstance(module, nn.Linear)]
     keep_float = fit_as_float(linears)
     fused = (FusedLayer(found, keep_float=keep_float) for found in parts if found is not None)
-    return FusedEncoder(fused, heads)
+    return FusedEncoder(fused, heads, FusedEmbeddings.of(parent))
 
 
 def _parts(layer: nn.Module) -> list[nn.Module] | None:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from ctypes import POINTER, byref, c_double, c_float, c_int32, c_int64, c_void_p
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
@@ -79,6 +80,22 @@ class NormPointers(ctypes.Structure):
     _fields_ = (("weight", c_void_p), ("bias", c_void_p))
 
 
+class EmbeddingsPointers(ctypes.Structure):
+    """Where the tables of embeddings lie; `types` may be null."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("words", "positions", "types")),
+        ("norm", NormPointers),
+        ("epsilon", c_double),
+    )
+
+
+class TokensPointers(ctypes.Structure):
+    """Where the int32 ids, positions and types of tokens lie; all are null where embeddings are given."""
+
+    _fields_ = tuple((name, c_void_p) for name in ("ids", "positions", "types"))
+
+
 class LayerPointers(ctypes.Structure):
     """Where an encoder layer's tensors lie."""
 
@@ -104,6 +121,7 @@ class EncoderPointers(ctypes.Structure):
     """Where a whole encoder's tensors lie."""
 
     _fields_ = (
+        ("embeddings", EmbeddingsPointers),
         ("layers", POINTER(LayerPointers)),
         ("count", c_int64),
         ("heads", HeadsSettings),
@@ -118,7 +136,10 @@ class Kernels:
         # torch has loaded the OpenMP library that this one asks for by name: they share its threads.
         library: Any = ctypes.CDLL(str(path))
         self._encode = library.encode
-        self._encode.argtypes = (POINTER(EncoderPointers), c_void_p, c_void_p, c_int64, c_int32)
+        self._encode.argtypes = (
+            *(POINTER(EncoderPointers), POINTER(TokensPointers)),
+            *(c_void_p, c_void_p, c_int64, c_int32),
+        )
         library.panel_columns.restype = c_int32
         self.columns: int = library.panel_columns()
         """Columns of a weight that lie together: see `pack_weight`."""
@@ -133,17 +154,17 @@ class Kernels:
         )
         return outputs
 
-    def encode(self, encoder: EncoderPointers, hidden: Tensor, starts: Tensor) -> None:
-        """Take float32 hidden [tokens, size] through an encoder's layers, in place.
+    def encode(
+        self, encoder: EncoderPointers, hidden: Tensor, lengths: Sequence[int], tokens: TokensPointers | None
+    ) -> None:
+        """Take texts of these `lengths` through an encoder's layers: float32 hidden [tokens, size], in place.
 
-        `starts` is int64: the first token of each text, and the number of tokens.
+        With `tokens` their embeddings come first, and what `hidden` holds does not matter.
         """
+        starts = (c_int64 * (len(lengths) + 1))(0, *accumulate(lengths))
         self._encode(
-            byref(encoder),
-            hidden.data_ptr(),
-            starts.data_ptr(),
-            starts.shape[0] - 1,
-            torch.get_num_threads(),
+            *(byref(encoder), byref(tokens or TokensPointers())),
+            *(hidden.data_ptr(), starts, len(lengths), torch.get_num_threads()),
         )
 
 

@@ -14,16 +14,14 @@ from typing import Any, Final
 import numpy as np
 import structlog
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from stream_infer.engine.embeddings import TokenIds
 from stream_infer.engine.fused import embed, find_fused
 from stream_infer.engine.segments import PACKABLE, POSITIONS_FROM_PADDING, Segment, find_segments
-
-TokenIds = NDArray[np.int32]
 
 log = structlog.get_logger(__name__)
 
@@ -131,22 +129,23 @@ class PackedEncoder:
 
         `types` are token type ids, where a model reads pairs.
         """
+        fused = find_fused(self.model)
+        if fused is not None and (states := fused.encode(texts, types, self._first_position)) is not None:
+            return states
         packing = pack(texts, self._first_position)
         extra = {} if types is None else {"token_type_ids": _laid_out(types, packing)}
         run = self._run_packed if self.is_packed else self._run_by_length
-        states = run(packing, {name: tensor.to(self.model.device) for name, tensor in extra.items()})
-        return [states[start:end] for start, end in packing.bounds]
+        packed = run(packing, {name: tensor.to(self.model.device) for name, tensor in extra.items()})
+        return [packed[start:end] for start, end in packing.bounds]
 
     def _run_packed(self, packing: Packing, extra: dict[str, Tensor]) -> Tensor:
         device = self.model.device
-        inputs = {
-            "input_ids": packing.ids.to(device),
-            "position_ids": packing.positions.to(device),
-            **extra,
-        }
+        ids, positions = packing.ids.to(device), packing.positions.to(device)
         if (fused := find_fused(self.model)) is not None:
-            return fused.run(embed(self.model, inputs), packing.segments)
-        states: Tensor = self.model(**inputs, segments=packing.segments).last_hidden_state[0]
+            embedded = embed(self.model, ids, positions, extra.get("token_type_ids"))
+            return fused.run(embedded, packing.segments)
+        found = self.model(input_ids=ids, position_ids=positions, **extra, segments=packing.segments)
+        states: Tensor = found.last_hidden_state[0]
         return states
 
     def _run_by_length(self, packing: Packing, extra: dict[str, Tensor]) -> Tensor:

@@ -77,10 +77,9 @@ def find_segments(lengths: Sequence[int]) -> list[Segment]:
     return segments
 
 
-def find_starts(segments: Sequence[Segment]) -> list[int]:
-    """Return the first token of each text, and the token behind the last."""
-    starts = [start for part in segments for start in range(part.start, part.end, part.length)]
-    return [*starts, segments[-1].end]
+def find_lengths(segments: Sequence[Segment]) -> list[int]:
+    """Return the length of each text."""
+    return [part.length for part in segments for _ in range(part.start, part.end, part.length)]
 
 
 def divide(segments: Sequence[Segment]) -> Iterator[Run]:

@@ -97,6 +97,29 @@ def test_kernels_and_torch_give_the_same_bits(family: str, quantised: Callable[[
     assert all(torch.equal(*pair) for pair in zip(expected, states, strict=True))
 
 
+def test_token_types_are_heeded_on_both_paths(quantised: Callable[[str, Any], Any]) -> None:
+    """Readers of pairs tell a question from a passage by them."""
+    batch = texts(LENGTHS)
+    types = [np.arange(len(text), dtype=np.int32) % 2 for text in batch]
+    encoders = [PackedEncoder(quantised(path, make("bert"))) for path in PATHS]
+    expected, states = (encoder.hidden(batch, types) for encoder in encoders)
+
+    assert all(torch.equal(*pair) for pair in zip(expected, states, strict=True))
+    assert not torch.equal(states[0], encoders[0].hidden(batch)[0])
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("ids", [[5, 60], [-1, 5], [5] * 161], ids=["beyond", "below", "too many"])
+def test_what_the_model_does_not_know_is_an_error(
+    path: str, ids: list[int], quantised: Callable[[str, Any], Any]
+) -> None:
+    """Tables end somewhere, and what lies behind them is not read."""
+    encoder = PackedEncoder(quantised(path, make("bert")))
+
+    with pytest.raises(IndexError):
+        encoder.hidden([np.array(ids, np.int32)])
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_fused_model_stays_close_to_its_own(family: str, quantised: Callable[[str, Any], Any]) -> None:
     """Eight bits cost every token's state little, and all of the encoder's layers are fused."""

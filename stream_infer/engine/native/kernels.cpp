@@ -20,7 +20,20 @@ struct Layer {
   Norm attention_norm, output_norm;
 };
 
+// Tables of embeddings, one row each; without types, `types` is null.
+struct Embeddings {
+  const float *words, *positions, *types;
+  Norm norm;
+  double epsilon;
+};
+
+// The tokens of texts; without types all are of the first.
+struct Tokens {
+  const int32_t *ids, *positions, *types;
+};
+
 struct Encoder {
+  Embeddings embeddings;
   const Layer* layers;
   int64_t count;
   Heads heads;
@@ -106,11 +119,28 @@ void run_layer(const Layer& layer, const Encoder& encoder, float* hidden, const 
   join(rows.narrow, layer.output_norm);
 }
 
-// Takes the rows of whole texts through all layers.
-void run_layers(const Encoder& encoder, float* hidden, const int64_t* starts, int64_t texts, const Rows& rows,
-                const Team& team) {
+// hidden = norm(word + type + position) of one token.
+void embed(const Embeddings& from, const Tokens& tokens, int64_t token, int64_t size, float* hidden) {
+  const float* word = from.words + tokens.ids[token] * size;
+  const float* type = from.types + (tokens.types ? tokens.types[token] * size : 0);
+  for (int64_t i = 0; i < size; i += kLanes) {
+    store(hidden + i, from.types ? add(load(word + i), load(type + i)) : load(word + i));
+  }
+  add_and_normalize(hidden, from.positions + tokens.positions[token] * size, size, from.norm, from.epsilon);
+}
+
+// Takes the tokens of whole texts through all layers, and first through the embeddings where `tokens` has ids.
+void run_layers(const Encoder& encoder, const Tokens& tokens, float* hidden, const int64_t* starts,
+                int64_t texts, const Rows& rows, const Team& team) {
+  const int64_t size = encoder.heads.hidden();
+  float* own = hidden + starts[0] * size;
+  if (tokens.ids) {
+    team.share(starts[texts] - starts[0], [&](int64_t row) {
+      embed(encoder.embeddings, tokens, starts[0] + row, size, own + row * size);
+    });
+  }
   for (int64_t layer = 0; layer < encoder.count; ++layer) {
-    run_layer(encoder.layers[layer], encoder, hidden, starts, texts, rows, team);
+    run_layer(encoder.layers[layer], encoder, own, starts, texts, rows, team);
   }
 }
 
@@ -131,9 +161,10 @@ using namespace native;
 // How many columns a panel of a weight has.
 extern "C" int32_t panel_columns() { return kTileColumns; }
 
-// Takes hidden [starts[texts]][hidden] through all layers, in place.
-extern "C" void encode(const Encoder* encoder, float* hidden, const int64_t* starts, int64_t texts,
-                       int32_t threads) {
+// Takes the tokens of texts through all layers: hidden [starts[texts]][hidden], which is what the layers are
+// given if there are no ids.
+extern "C" void encode(const Encoder* encoder, const Tokens* tokens, float* hidden, const int64_t* starts,
+                       int64_t texts, int32_t threads) {
   static thread_local RowsBuffer buffer;
   const int64_t share = (starts[texts] + threads - 1) / threads;
   const std::vector<int64_t> firsts = divide(starts, texts, std::min(kChunkRows, share));
@@ -144,7 +175,7 @@ extern "C" void encode(const Encoder* encoder, float* hidden, const int64_t* sta
 #pragma omp parallel num_threads(threads)
     {
       const Team team(omp_get_thread_num(), omp_get_num_threads(), barrier);
-      run_layers(*encoder, hidden, starts, texts, rows, team);
+      run_layers(*encoder, *tokens, hidden, starts, texts, rows, team);
     }
     return;
   }
@@ -153,7 +184,7 @@ extern "C" void encode(const Encoder* encoder, float* hidden, const int64_t* sta
     const int64_t* own = starts + firsts[chunk];
     const int64_t count = firsts[chunk + 1] - firsts[chunk];
     const Rows rows = buffer.of(*encoder, own[count] - own[0]);
-    run_layers(*encoder, hidden + own[0] * encoder->heads.hidden(), own, count, rows, Team());
+    run_layers(*encoder, *tokens, hidden, own, count, rows, Team());
   }
 }
 
