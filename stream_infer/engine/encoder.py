@@ -22,6 +22,7 @@ from stream_infer.engine.fused import quantize_encoder
 from stream_infer.engine.heads import Head, load_head
 from stream_infer.engine.lora import merge_adapters
 from stream_infer.engine.packed import PackedEncoder
+from stream_infer.engine.smoothing import WidthWatch
 from stream_infer.engine.sources import ModelSource, SourceKind
 from stream_infer.engine.specs import ModelKind, ModelSpec, Precision
 from stream_infer.engine.tokenization import SubwordTokenizer
@@ -197,7 +198,10 @@ def _quantize(
             spec.kind is ModelKind.CLASSIFY or cosine(exact, quantised) >= LEAST_COSINE
         )
 
-    return quantize_honestly(spec, lambda: quantize_encoder(model), lambda: compute(sample), agree)
+    watch = WidthWatch(model)
+    return quantize_honestly(
+        spec, lambda: quantize_encoder(model, watch.stop()), lambda: compute(sample), agree
+    )
 
 
 def have_same_label(first: Vector, second: Vector, head: Head | None) -> bool:

@@ -23,6 +23,7 @@ from stream_infer.engine.fidelity import quantize_honestly
 from stream_infer.engine.fused import quantize_encoder
 from stream_infer.engine.packed import PackedEncoder
 from stream_infer.engine.reading_sample import READINGS
+from stream_infer.engine.smoothing import WidthWatch
 from stream_infer.engine.sources import ModelSource
 from stream_infer.engine.specs import ModelSpec, Precision
 from stream_infer.engine.tokenization import SubwordTokenizer
@@ -136,8 +137,9 @@ def load(spec: ModelSpec, source: ModelSource) -> ExtractionBackend:
     if spec.precision is Precision.INT8:
         works = [Work(spec.name, question, pair=passage) for question, passage in READINGS]
         sample = [tokens.ids for tokens in tokenizer.encode(works)]
+        watch = WidthWatch(model)
         agreement = quantize_honestly(
-            spec, lambda: quantize_encoder(model), lambda: reader.read(sample), have_same_words
+            spec, lambda: quantize_encoder(model, watch.stop()), lambda: reader.read(sample), have_same_words
         )
     info = ModelInfo(
         spec.name,

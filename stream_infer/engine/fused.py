@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Final, cast
 
 import torch
@@ -27,6 +28,7 @@ from stream_infer.engine.kernels import (
 )
 from stream_infer.engine.quantization import Int8Linear, fit_as_float, quantize
 from stream_infer.engine.segments import PACKABLE, Block, Run, Segment, divide, find_lengths
+from stream_infer.engine.smoothing import Widths
 
 _LANES: Final = 16
 _LARGEST_HEAD: Final = 128
@@ -47,12 +49,18 @@ _DISTILBERT: Final = (
 class FusedLayer(nn.Module):
     """One encoder layer: attention, then two linear layers, each added to its input and normalised."""
 
-    def __init__(self, parts: Sequence[nn.Module], *, keep_float: bool) -> None:
+    def __init__(self, parts: Sequence[nn.Module], widths: Widths, *, keep_float: bool) -> None:
         super().__init__()
         query, key, value, attended, inner, outer, attention_norm, output_norm = parts[:8]
+        # Only what comes from a normalisation is smoothed: other inputs have no such columns.
         self.qkv, self.attended, self.inner, self.outer = (
-            Int8Linear.of(*cast("Sequence[nn.Linear]", linears), keep_float=keep_float)
-            for linears in ((query, key, value), (attended,), (inner,), (outer,))
+            Int8Linear.of(*cast("Sequence[nn.Linear]", linears), widths=known, keep_float=keep_float)
+            for linears, known in (
+                ((query, key, value), widths.get(query)),
+                ((attended,), None),
+                ((inner,), widths.get(inner)),
+                ((outer,), None),
+            )
         )
         self.attention_norm = cast("nn.LayerNorm", attention_norm)
         self.output_norm = cast("nn.LayerNorm", output_norm)
@@ -155,20 +163,21 @@ def embed(model: Any, ids: Tensor, positions: Tensor, types: Tensor | None) -> T
     return (embedded if project is None else project(embedded))[0]
 
 
-def quantize_encoder(model: nn.Module) -> None:
+def quantize_encoder(model: nn.Module, widths: Widths = MappingProxyType({})) -> None:
     """Quantise the linear layers of a model in place, and fuse its encoder's where it can be.
 
-    On CUDA, and in models of other families, layers stay apart.
+    Fused layers are smoothed as far as the `widths` of their inputs are known. On CUDA, and in models of
+    other families, layers stay apart.
     """
     for parent in list(model.modules()):
         for name, stack in list(parent.named_children()):
-            fused = _fuse(stack, parent)
+            fused = _fuse(stack, parent, widths)
             if fused is not None:
                 setattr(parent, name, fused)
     quantize(model)
 
 
-def _fuse(stack: nn.Module, parent: nn.Module) -> FusedEncoder | None:
+def _fuse(stack: nn.Module, parent: nn.Module, widths: Widths) -> FusedEncoder | None:
     layers, config = getattr(stack, "layer", None), getattr(parent, "config", None)
     is_known = getattr(config, "model_type", None) in PACKABLE and not getattr(config, "is_decoder", False)
     if not is_known or not isinstance(layers, nn.ModuleList):
@@ -179,7 +188,7 @@ def _fuse(stack: nn.Module, parent: nn.Module) -> FusedEncoder | None:
         return None
     linears = [module for module in stack.modules() if isinstance(module, nn.Linear)]
     keep_float = fit_as_float(linears)
-    fused = (FusedLayer(found, keep_float=keep_float) for found in parts if found is not None)
+    fused = (FusedLayer(found, widths, keep_float=keep_float) for found in parts if found is not None)
     return FusedEncoder(fused, heads, FusedEmbeddings.of(parent))
 
 

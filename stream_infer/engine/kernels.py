@@ -64,14 +64,18 @@ class LinearPointers(ctypes.Structure):
     """Where an 8-bit layer's tensors lie: `Linear` in `native/linear.h`."""
 
     _fields_ = (
-        *((name, c_void_p) for name in ("weight", "total", "scale", "bias")),
+        *((name, c_void_p) for name in ("weight", "total", "scale", "bias", "smoothing")),
         *((name, c_int64) for name in ("inputs", "outputs")),
     )
 
     @classmethod
-    def of(cls, tensors: Sequence[Tensor], inputs: int, outputs: int) -> Self:
-        """Point at `weight` (see `pack_weight`), `total`, `scale` and `bias` (see `pack_columns`)."""
-        return cls(*(tensor.data_ptr() for tensor in tensors), inputs, outputs)
+    def of(cls, tensors: Sequence[Tensor], smoothing: Tensor | None, inputs: int, outputs: int) -> Self:
+        """Point at `weight` (see `pack_weight`), `total`, `scale` and `bias` (see `pack_columns`).
+
+        `smoothing` is by input, and not padded.
+        """
+        factors = None if smoothing is None else smoothing.data_ptr()
+        return cls(*(tensor.data_ptr() for tensor in tensors), factors, inputs, outputs)
 
 
 class NormPointers(ctypes.Structure):

@@ -26,6 +26,7 @@ from stream_infer.engine.kernels import (
     pack_weight,
     unpack_rows,
 )
+from stream_infer.engine.smoothing import smoothing_factors
 from stream_infer.engine.streams import one_core
 
 SKIPPED: Final = ("lm_head", "classifier", "qa_outputs", "score")
@@ -47,8 +48,9 @@ class Int8Linear(nn.Module):
     """A linear layer with weights of int8 [out, in] and a scale for each row, on a CPU.
 
     Each input row is rounded to 256 levels between its own least and greatest number, 0 being one of
-    them. The kernels do it all in one call. Without them the integer products run through
-    `torch._int_mm` where that is fast; elsewhere as float32 products of integers. Sums are the same.
+    them; before that its columns are multiplied by `smoothing` [in], if there is any. The kernels do it
+    all in one call. Without them the integer products run through `torch._int_mm` where that is fast;
+    elsewhere as float32 products of integers. Sums are the same.
     """
 
     weight: Tensor
@@ -57,7 +59,13 @@ class Int8Linear(nn.Module):
     bias: Tensor
 
     def __init__(
-        self, weight: Tensor, scale: Tensor, bias: Tensor | None, *, keep_float: bool = True
+        self,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        smoothing: Tensor | None = None,
+        *,
+        keep_float: bool = True,
     ) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
@@ -79,15 +87,22 @@ class Int8Linear(nn.Module):
             tensors["weight"] = stored.contiguous()
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor, persistent=False)
+        self.smoothing = None if smoothing is None else smoothing.contiguous()
 
     @classmethod
-    def of(cls, *layers: nn.Linear, keep_float: bool = True) -> Self:
-        """Quantise layers that read the same inputs: the outputs of one come after those of the other."""
-        weight, scale = quantize_rows(torch.cat([layer.weight for layer in layers]))
+    def of(cls, *layers: nn.Linear, widths: Tensor | None = None, keep_float: bool = True) -> Self:
+        """Quantise layers that read the same inputs: the outputs of one come after those of the other.
+
+        With the `widths` of the inputs' columns [in] they are smoothed.
+        """
+        whole = torch.cat([layer.weight for layer in layers])
+        factors = None if widths is None else smoothing_factors(widths, whole)
+        weight, scale = quantize_rows(whole if factors is None else whole * factors)
         biases: list[Tensor] = [
             torch.zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers
         ]
-        return cls(weight, scale, torch.cat(biases), keep_float=keep_float)
+        smoothing = None if factors is None else factors.reciprocal()
+        return cls(weight, scale, torch.cat(biases), smoothing, keep_float=keep_float)
 
     def select(self, outputs: Tensor) -> Self:
         """Return a layer that computes only these outputs."""
@@ -106,7 +121,7 @@ class Int8Linear(nn.Module):
     def pointers(self) -> LinearPointers:
         """Return where the kernels find the layer's tensors."""
         tensors = (self.weight, self.total, self.scale, self.bias)
-        return LinearPointers.of(tensors, self.in_features, self.out_features)
+        return LinearPointers.of(tensors, self.smoothing, self.in_features, self.out_features)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return inputs [..., in] times the weights, plus the bias: [..., out], of the inputs' type."""
@@ -119,6 +134,7 @@ class Int8Linear(nn.Module):
         return outputs.view(*inputs.shape[:-1], self.out_features).to(inputs.dtype)
 
     def _run_torch(self, rows: Tensor) -> Tensor:
+        rows = rows if self.smoothing is None else rows * self.smoothing
         least, greatest = rows.amin(-1, keepdim=True).clamp_(max=0), rows.amax(-1, keepdim=True).clamp_(min=0)
         steps = greatest.sub_(least).div_(_LEVELS).clamp_(min=_LEAST_STEP)
         per_step = steps.reciprocal()

@@ -28,6 +28,7 @@ from stream_infer.engine.fused import FusedEncoder, quantize_encoder
 from stream_infer.engine.packed import PackedEncoder
 from stream_infer.engine.quantization import Int8Linear
 from stream_infer.engine.segments import Block
+from stream_infer.engine.smoothing import WidthWatch
 
 SIZES: dict[str, Any] = {
     "vocab_size": 60,
@@ -77,7 +78,10 @@ def quantised(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], Any]:
             if path == "torch":
                 patch.setattr(quantization, "load_kernels", lambda: None)
                 patch.setattr(fused, "load_kernels", lambda: None)
-            quantize_encoder(model)
+            watch = WidthWatch(model)
+            with torch.inference_mode():
+                model(torch.arange(5, 60)[None])
+            quantize_encoder(model, watch.stop())
         return model
 
     return quantise

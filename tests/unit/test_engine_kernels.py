@@ -49,14 +49,32 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def layer_for(
-    instructions: InstructionSet | None, layer: nn.Linear, monkeypatch: pytest.MonkeyPatch
+    instructions: InstructionSet | None,
+    layer: nn.Linear,
+    monkeypatch: pytest.MonkeyPatch,
+    widths: torch.Tensor | None = None,
 ) -> Int8Linear:
     """Return the 8-bit layer with the kernels for an instruction set, or without kernels."""
     found = instructions and load_kernels_for(instructions)
     assert (found is None) == (instructions is None)
     with monkeypatch.context() as patch:
         patch.setattr(quantization, "load_kernels", lambda: found)
-        return Int8Linear.of(layer)
+        return Int8Linear.of(layer, widths=widths)
+
+
+@needs_kernels
+@with_each_set
+@pytest.mark.parametrize("inputs", [384, 17])
+@torch.inference_mode()
+def test_a_smoothed_layer_has_the_same_bits_too(
+    instructions: InstructionSet, inputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The factors of its inputs' columns are applied by one operation, too."""
+    layer = nn.Linear(inputs, 70)
+    batch = torch.randn(20, inputs) * torch.logspace(-2, 2, inputs)
+
+    found = [layer_for(each, layer, monkeypatch, batch.abs().amax(0))(batch) for each in (None, instructions)]
+    assert torch.equal(*found)
 
 
 @needs_kernels

@@ -199,9 +199,7 @@ extern "C" void run_linear(const Linear* linear, const float* rows, int64_t coun
 #pragma omp parallel num_threads(threads) if (is_shared)
   {
     const Team team(omp_get_thread_num(), omp_get_num_threads(), barrier);
-    team.share(count, [&](int64_t row) {
-      quantize(rows + row * linear->inputs, linear->inputs, row, levels);
-    });
+    team.share(count, [&](int64_t row) { quantize(*linear, rows + row * linear->inputs, row, levels); });
     team.wait();
     team.share(chunks * panels, [&](int64_t task) {
       const int64_t first = task / panels * kChunkRows;

@@ -17,6 +17,7 @@ struct Linear {
   const int32_t* total;
   const float* scale;
   const float* bias;
+  const float* smoothing;  // by input, or null
   int64_t inputs;
   int64_t outputs;
 
@@ -45,10 +46,18 @@ class LevelsBuffer {
   Buffer<float> steps_;
 };
 
-inline void quantize(const float* row, int64_t size, int64_t place, const Levels& to) {
+// Sixteen numbers of a row at `place`, or what is left of it, times their factors where there are any.
+inline Floats smoothed(const Linear& linear, const float* row, int64_t place) {
+  const Floats values = load_first(linear.inputs - place, row + place);
+  if (!linear.smoothing) return values;
+  return multiply(values, load_first(linear.inputs - place, linear.smoothing + place));
+}
+
+inline void quantize(const Linear& linear, const float* row, int64_t place, const Levels& to) {
+  const int64_t size = linear.inputs;
   Floats least = broadcast(0.0f), greatest = least;
   for (int64_t i = 0; i < size; i += kLanes) {
-    const Floats values = load_first(size - i, row + i);
+    const Floats values = smoothed(linear, row, i);
     least = lesser(least, values);
     greatest = greater(greatest, values);
   }
@@ -60,7 +69,7 @@ inline void quantize(const float* row, int64_t size, int64_t place, const Levels
   to.lowest[place] = lowest;
   Level* levels = to.levels + place * Levels::stride(size);
   for (int64_t i = 0; i < size; i += kLanes) {
-    const Ints rounded = to_ints(multiply(load_first(size - i, row + i), broadcast(per_step)));
+    const Ints rounded = to_ints(multiply(smoothed(linear, row, i), broadcast(per_step)));
     store_levels(levels + i, subtract(rounded, broadcast(lowest)));
   }
 }
@@ -100,7 +109,7 @@ void apply_columns(const Linear& linear, const Levels& from, int64_t first, int6
 template <Then then>
 void apply(const Linear& linear, const float* rows, int64_t count, const Levels& levels, float* out,
            const Team& team) {
-  team.share(count, [&](int64_t row) { quantize(rows + row * linear.inputs, linear.inputs, row, levels); });
+  team.share(count, [&](int64_t row) { quantize(linear, rows + row * linear.inputs, row, levels); });
   team.wait();
   team.share(linear.panels(), [&](int64_t panel) {
     apply_columns<then>(linear, levels, 0, count, panel * kTileColumns, out);
