@@ -95,7 +95,7 @@ class Int8Linear(nn.Module):
 
         With the `widths` of the inputs' columns [in] they are smoothed.
         """
-        whole = torch.cat([layer.weight for layer in layers])
+        whole = torch.cat([layer.weight.detach() for layer in layers])
         factors = None if widths is None else smoothing_factors(widths, whole)
         weight, scale = quantize_rows(whole if factors is None else whole * factors)
         biases: list[Tensor] = [
