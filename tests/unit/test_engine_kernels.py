@@ -33,13 +33,16 @@ with_each_set = pytest.mark.parametrize("instructions", POSSIBLE, ids=lambda eac
 
 @pytest.fixture(autouse=True)
 def _prepared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    # A logger that was used before a test would go on writing where it wrote then.
+    # How tests before this one configured logging is kept by loggers that they used, and in force for others.
+    configured = structlog.get_config()
+    structlog.reset_defaults()
     monkeypatch.setattr(kernels, "log", structlog.get_logger())
     torch.manual_seed(7)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+    structlog.configure(**configured)
 
 
 @pytest.fixture
