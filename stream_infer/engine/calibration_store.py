@@ -16,6 +16,7 @@ from uuid import uuid4
 import structlog
 
 from stream_infer.engine.calibration import Calibration, Trial
+from stream_infer.engine.compilation import kernels_at_hand
 from stream_infer.engine.processor import processor_field
 
 _PACKAGES: Final = ("stream-infer", "torch", "transformers", "bitsandbytes")
@@ -72,6 +73,7 @@ def machine_conditions() -> dict[str, str | int]:
     return {
         "processor": processor_field("model name") or platform.machine(),
         "cores": os.cpu_count() or 0,
+        "kernels": kernels_at_hand(),
         **{name: version(name) for name in _PACKAGES},
     }
 

@@ -9,23 +9,24 @@ import torch
 from structlog.testing import capture_logs
 from torch import nn
 
-from stream_infer.engine import kernels, quantization
-from stream_infer.engine.kernels import (
+from stream_infer.engine import compilation, kernels, quantization
+from stream_infer.engine.compilation import (
     INSTRUCTION_SETS,
+    NO_KERNELS,
     InstructionSet,
     compile_kernels,
-    load_kernels,
-    load_kernels_for,
-    pack_weight,
-    unpack_rows,
+    find_compiler,
+    find_instructions,
+    kernels_at_hand,
 )
+from stream_infer.engine.kernels import load_kernels, load_kernels_for, pack_weight, unpack_rows
 from stream_infer.engine.processor import processor_field
 from stream_infer.engine.quantization import Int8Linear
 
 AVX2 = INSTRUCTION_SETS[-1]
 POSSIBLE = [each for each in INSTRUCTION_SETS if each.needed <= set(processor_field("flags").split())]
 needs_kernels = pytest.mark.skipif(
-    not POSSIBLE or kernels.find_compiler() is None,
+    not POSSIBLE or find_compiler() is None,
     reason="there is no compiler, or no processor for what it would make",
 )
 with_each_set = pytest.mark.parametrize("instructions", POSSIBLE, ids=lambda each: each.name)
@@ -36,7 +37,8 @@ def _prepared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # How tests before this one configured logging is kept by loggers that they used, and in force for others.
     configured = structlog.get_config()
     structlog.reset_defaults()
-    monkeypatch.setattr(kernels, "log", structlog.get_logger())
+    for module in (compilation, kernels):
+        monkeypatch.setattr(module, "log", structlog.get_logger())
     torch.manual_seed(7)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -118,7 +120,7 @@ def test_selected_outputs_are_those_of_the_whole_layer(
     instructions: InstructionSet | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A shortlist's layer computes what the whole one computes for its words."""
-    if instructions and kernels.find_compiler() is None:
+    if instructions and find_compiler() is None:
         pytest.skip("there is no compiler")
     layer = layer_for(instructions, nn.Linear(50, 200), monkeypatch)
     outputs = torch.tensor([3, 7, 64, 130, 199])
@@ -143,7 +145,7 @@ def test_kernels_are_compiled_once(empty_cache: Path, monkeypatch: pytest.Monkey
     assert load_kernels.__wrapped__() is not None
     (made,) = empty_cache.iterdir()
 
-    monkeypatch.setattr(kernels, "compile_kernels", lambda *_: pytest.fail("compiled again"))
+    monkeypatch.setattr(compilation, "compile_kernels", lambda *_: pytest.fail("compiled again"))
 
     assert load_kernels.__wrapped__() is not None
     assert made.name.startswith("kernels-")
@@ -178,7 +180,7 @@ def test_kernels_that_cannot_be_loaded_are_done_without(
     """What another system has compiled into a shared cache does not stop the start."""
     broken = tmp_path / "kernels.so"
     broken.write_bytes(b"not a library")
-    monkeypatch.setattr(kernels, "compile_kernels", lambda *_: broken)
+    monkeypatch.setattr(compilation, "compile_kernels", lambda *_: broken)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     with capture_logs() as logs:
@@ -188,8 +190,8 @@ def test_kernels_that_cannot_be_loaded_are_done_without(
 
 def test_a_processor_without_the_instructions_has_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Code that it could not run is neither compiled nor loaded."""
-    monkeypatch.setattr(kernels, "processor_field", lambda _: "fpu sse2")
-    monkeypatch.setattr(kernels, "compile_kernels", lambda *_: pytest.fail("compiled for nothing"))
+    monkeypatch.setattr(compilation, "processor_field", lambda _: "fpu sse2")
+    monkeypatch.setattr(compilation, "compile_kernels", lambda *_: pytest.fail("compiled for nothing"))
 
     with capture_logs() as logs:
         assert load_kernels.__wrapped__() is None
@@ -199,10 +201,34 @@ def test_a_processor_without_the_instructions_has_no_kernels(monkeypatch: pytest
 @pytest.mark.parametrize(("flags", "name"), [("avx2 fma", "AVX2"), ("avx2 avx512f avx512_vnni", "AVX2")])
 def test_a_processor_gets_what_it_can_run(flags: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that an instruction set needs must be there."""
-    monkeypatch.setattr(kernels, "processor_field", lambda _: flags)
-    found = kernels.find_instructions()
+    monkeypatch.setattr(compilation, "processor_field", lambda _: flags)
+    found = find_instructions()
     assert found is not None
     assert name == found.name
 
-    monkeypatch.setattr(kernels, "processor_field", lambda _: " ".join(INSTRUCTION_SETS[0].needed) + " avx2")
-    assert INSTRUCTION_SETS[0] is kernels.find_instructions()
+    monkeypatch.setattr(
+        compilation, "processor_field", lambda _: " ".join(INSTRUCTION_SETS[0].needed) + " avx2"
+    )
+    assert INSTRUCTION_SETS[0] is find_instructions()
+
+
+def test_what_is_at_hand_has_a_name(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was measured with other kernels, or without, does not hold."""
+    monkeypatch.setattr(compilation, "SOURCES", empty_cache)
+    monkeypatch.setattr(compilation, "processor_field", lambda _: "avx2")
+    monkeypatch.setattr(compilation, "find_compiler", lambda: None)
+    assert kernels_at_hand() == NO_KERNELS
+
+    monkeypatch.setattr(compilation, "find_compiler", lambda: "/usr/bin/g++")
+    with_compiler = kernels_at_hand()
+    assert with_compiler.startswith("kernels-")
+
+    empty_cache.mkdir()
+    (empty_cache / with_compiler).touch()
+    monkeypatch.setattr(compilation, "find_compiler", lambda: None)
+    assert with_compiler == kernels_at_hand()
+
+    (empty_cache / "more.h").write_text("// another kernel")
+    assert kernels_at_hand() == NO_KERNELS
+    monkeypatch.setattr(compilation, "processor_field", lambda _: "sse2")
+    assert kernels_at_hand() == NO_KERNELS
