@@ -71,8 +71,9 @@ def kernels_at_hand() -> str:
     instructions = find_instructions()
     if instructions is None:
         return NO_KERNELS
-    kept = any(place.is_file() for place in _places(instructions))
-    return _file_name(instructions) if kept or find_compiler() else NO_KERNELS
+    places = _places(instructions)
+    is_kept = any(place.is_file() for place in places)
+    return places[0].name if is_kept or find_compiler() else NO_KERNELS
 
 
 def compile_kernels(instructions: InstructionSet, path: Path) -> Path | None:

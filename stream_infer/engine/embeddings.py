@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from stream_infer.engine import exact
 from stream_infer.engine.kernels import EmbeddingsPointers, NormPointers, TokensPointers
+from stream_infer.engine.segments import count_positions
 
 TokenIds = NDArray[np.int32]
 
@@ -58,13 +59,10 @@ class FusedEmbeddings(nn.Module):
         Raises:
             IndexError: the model has no such token, type or position.
         """
+        positions = count_positions(np.array([len(text) for text in texts])) + first_position
         return LaidOut(
             _checked(np.concatenate(texts), self.words, "token"),
-            _checked(
-                np.concatenate([np.arange(len(text), dtype=np.int32) for text in texts]) + first_position,
-                self.positions,
-                "position",
-            ),
+            _checked(positions, self.positions, "position"),
             None
             if types is None or self.types is None
             else _checked(np.concatenate(types), self.types, "type"),

@@ -115,6 +115,17 @@ class FusedEncoder(nn.Module):
         self._kernels.encode(self._pointers, hidden, lengths, tokens.pointers())
         return list(torch.split(hidden, lengths))
 
+    def embed(self, model: Any, ids: Tensor, positions: Tensor, types: Tensor | None) -> Tensor:
+        """Return what the layers are given for tokens [1, tokens] of their model: [tokens, size]."""
+        if self.embeddings is not None:
+            own = self.embeddings(ids[0], positions[0], None if types is None else types[0])
+            return cast("Tensor", own)
+        extra = {} if types is None else {"token_type_ids": types}
+        embedded: Tensor = model.embeddings(input_ids=ids, position_ids=positions, **extra)
+        # ELECTRA's smaller embeddings are widened first.
+        project = getattr(model, "embeddings_project", None)
+        return (embedded if project is None else project(embedded))[0]
+
     def run(self, hidden: Tensor, segments: Sequence[Segment]) -> Tensor:
         """Return the last hidden states [tokens, size] for the embedded tokens of packed texts."""
         if self._kernels is None:
@@ -149,18 +160,6 @@ class FusedEncoder(nn.Module):
 def find_fused(model: nn.Module) -> FusedEncoder | None:
     """Return the fused layers of a model without heads, where it has them."""
     return next((child for child in model.children() if isinstance(child, FusedEncoder)), None)
-
-
-def embed(model: Any, ids: Tensor, positions: Tensor, types: Tensor | None) -> Tensor:
-    """Return what the layers of a model are given for tokens [1, tokens]: [tokens, size]."""
-    fused = find_fused(model)
-    if fused is not None and fused.embeddings is not None:
-        return cast("Tensor", fused.embeddings(ids[0], positions[0], None if types is None else types[0]))
-    extra = {} if types is None else {"token_type_ids": types}
-    embedded: Tensor = model.embeddings(input_ids=ids, position_ids=positions, **extra)
-    # ELECTRA's smaller embeddings are widened first.
-    project = getattr(model, "embeddings_project", None)
-    return (embedded if project is None else project(embedded))[0]
 
 
 def quantize_encoder(model: nn.Module, widths: Widths = MappingProxyType({})) -> None:

@@ -20,8 +20,14 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from stream_infer.engine.embeddings import TokenIds
-from stream_infer.engine.fused import embed, find_fused
-from stream_infer.engine.segments import PACKABLE, POSITIONS_FROM_PADDING, Segment, find_segments
+from stream_infer.engine.fused import find_fused
+from stream_infer.engine.segments import (
+    PACKABLE,
+    POSITIONS_FROM_PADDING,
+    Segment,
+    count_positions,
+    find_segments,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +57,7 @@ def pack(texts: Sequence[TokenIds], first_position: int = 0) -> Packing:
     starts = ends - lengths[order]
     bounds = np.empty((len(texts), 2), np.int64)
     bounds[order] = np.stack([starts, ends], 1)
-    positions = np.arange(ends[-1]) - np.repeat(starts, lengths[order]) + first_position
+    positions = count_positions(lengths[order]) + first_position
     ids = np.concatenate([texts[index] for index in order])
     return Packing(
         torch.from_numpy(ids.astype(np.int64)).unsqueeze(0),
@@ -142,7 +148,7 @@ class PackedEncoder:
         device = self.model.device
         ids, positions = packing.ids.to(device), packing.positions.to(device)
         if (fused := find_fused(self.model)) is not None:
-            embedded = embed(self.model, ids, positions, extra.get("token_type_ids"))
+            embedded = fused.embed(self.model, ids, positions, extra.get("token_type_ids"))
             return fused.run(embedded, packing.segments)
         found = self.model(input_ids=ids, position_ids=positions, **extra, segments=packing.segments)
         states: Tensor = found.last_hidden_state[0]

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 POSITIONS_FROM_PADDING: Final = frozenset({"roberta", "xlm-roberta", "camembert"})
@@ -64,6 +66,12 @@ class Run:
         places = torch.arange(length)
         is_inside = places < lengths[:, None]
         return Block(torch.where(is_inside, starts[:, None] - self.start + places, 0), is_inside)
+
+
+def count_positions(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return each token's place in its text, from 0, for texts of these lengths that lie end to end."""
+    ends = np.cumsum(lengths)
+    return np.arange(lengths.sum()) - np.repeat(ends - lengths, lengths)
 
 
 def find_segments(lengths: Sequence[int]) -> list[Segment]:

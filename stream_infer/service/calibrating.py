@@ -81,12 +81,13 @@ async def calibrate_models(
     """
     directory = cache_directory()
     store = CalibrationStore(directory and directory / "calibrations")
+    shared = {**machine_conditions(), "threads": replicas[0].threads, "replicas": len(replicas)}
     found = {}
     for name, model in settings.used_models.items():
         if not _is_measured(model):
             continue
         info = replicas[0].infos[name]
-        conditions = _conditions(info, replicas)
+        conditions = {**shared, "model": model_identity(info)}
         calibration = store.find(conditions)
         if calibration is None:
             calibration = await _measure(model, info, replicas, tokenizers[name])
@@ -141,15 +142,6 @@ async def _measure(
 def _is_measured(model: ModelSettings) -> bool:
     is_own = model.source.partition(":")[0] == SourceKind.PYTHON
     return model.max_batch_tokens is None and not is_own and model.kind is not ModelKind.GENERATE
-
-
-def _conditions(info: ModelInfo, replicas: Sequence[Replica]) -> dict[str, str | int]:
-    shares: dict[str, str | int] = {
-        "model": model_identity(info),
-        "threads": replicas[0].threads,
-        "replicas": len(replicas),
-    }
-    return {**machine_conditions(), **shares}
 
 
 def _sample(kind: ModelKind, info: ModelInfo) -> list[Work]:

@@ -33,9 +33,9 @@ _RETRIES: Final = Retry(
 class Receiver:
     """Takes encoded requests; `endpoint` goes before the variables, which go before the defaults.
 
-    Heard are, each with `TRACES_` before its last part or without: `OTEL_EXPORTER_OTLP_ENDPOINT`,
-    `_HEADERS`, `_TIMEOUT` (in seconds, as OpenTelemetry for Python has it), `_COMPRESSION`, `_CERTIFICATE`,
-    `_CLIENT_CERTIFICATE` and `_CLIENT_KEY`.
+    Heard are `OTEL_EXPORTER_OTLP_ENDPOINT`, `_HEADERS`, `_TIMEOUT` (in seconds, as OpenTelemetry for Python
+    has it), `_COMPRESSION`, `_CERTIFICATE`, `_CLIENT_CERTIFICATE` and `_CLIENT_KEY`, and before each of them
+    that of traces alone: `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` and so on.
 
     Raises:
         ConfigError: a variable has a value that cannot be used.

@@ -59,7 +59,6 @@ class RowsBuffer {
   Buffer<float> wide_, narrow_;
 };
 
-constexpr int64_t kChunkRows = 64;  // enough to use each weight often, few enough to stay in the L2 cache
 constexpr int64_t kLeastShare = 1 << 20;  // products that are worth another thread
 
 // hidden = norm(hidden + added), by one row. Sums of float64 round to the same float32 in any order.
@@ -193,18 +192,11 @@ extern "C" void run_linear(const Linear* linear, const float* rows, int64_t coun
                            int32_t threads) {
   static thread_local LevelsBuffer buffer;
   const Levels levels = buffer.of(count, linear->inputs);
-  const int64_t panels = linear->panels(), chunks = (count + kChunkRows - 1) / kChunkRows;
   const bool is_shared = count * linear->inputs * linear->outputs > kLeastShare;
   Barrier barrier;
 #pragma omp parallel num_threads(threads) if (is_shared)
   {
     const Team team(omp_get_thread_num(), omp_get_num_threads(), barrier);
-    team.share(count, [&](int64_t row) { quantize(*linear, rows + row * linear->inputs, row, levels); });
-    team.wait();
-    team.share(chunks * panels, [&](int64_t task) {
-      const int64_t first = task / panels * kChunkRows;
-      apply_columns<Then::kNothing>(*linear, levels, first, std::min(kChunkRows, count - first),
-                                    task % panels * kTileColumns, out);
-    });
+    apply<Then::kNothing>(*linear, rows, count, levels, out, team);
   }
 }

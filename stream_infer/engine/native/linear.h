@@ -104,6 +104,8 @@ void apply_columns(const Linear& linear, const Levels& from, int64_t first, int6
   });
 }
 
+constexpr int64_t kChunkRows = 64;  // enough to use each weight often, few enough to stay in the L2 cache
+
 // out [rows][outputs] = the layer's outputs for rows [rows][inputs]. A team's thread takes the same rows
 // whenever there are as many: what it wrote of them itself need not be waited for.
 template <Then then>
@@ -111,8 +113,11 @@ void apply(const Linear& linear, const float* rows, int64_t count, const Levels&
            const Team& team) {
   team.share(count, [&](int64_t row) { quantize(linear, rows + row * linear.inputs, row, levels); });
   team.wait();
-  team.share(linear.panels(), [&](int64_t panel) {
-    apply_columns<then>(linear, levels, 0, count, panel * kTileColumns, out);
+  const int64_t panels = linear.panels(), chunks = (count + kChunkRows - 1) / kChunkRows;
+  team.share(chunks * panels, [&](int64_t task) {
+    const int64_t first = task / panels * kChunkRows;
+    apply_columns<then>(linear, levels, first, std::min(kChunkRows, count - first),
+                        task % panels * kTileColumns, out);
   });
   team.wait();
 }
