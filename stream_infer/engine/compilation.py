@@ -48,7 +48,7 @@ INSTRUCTION_SETS: Final = (
         ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"),
         frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}),
     ),
-    InstructionSet("AVX2", ("-mavx2",), frozenset({"avx2"})),
+    InstructionSet("AVX2", ("-mavx2", "-mf16c"), frozenset({"avx2", "f16c"})),
 )
 """The faster first."""
 

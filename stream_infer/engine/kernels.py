@@ -56,7 +56,7 @@ class NormPointers(ctypes.Structure):
 
 
 class EmbeddingsPointers(ctypes.Structure):
-    """Where the tables of embeddings lie; `types` may be null."""
+    """Where the tables of embeddings lie, words of float16, others of float32; `types` may be null."""
 
     _fields_ = (
         *((name, c_void_p) for name in ("words", "positions", "types")),

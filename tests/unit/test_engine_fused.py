@@ -124,6 +124,18 @@ def test_what_the_model_does_not_know_is_an_error(
         encoder.hidden([np.array(ids, np.int32)])
 
 
+def test_words_take_half_the_memory_where_float16_holds_them(quantised: Callable[[str, Any], Any]) -> None:
+    """One word beyond its range, and the model keeps embeddings of its own."""
+    rounded, wide = make("bert"), make("bert")
+    with torch.no_grad():
+        wide.embeddings.word_embeddings.weight[7, 3] = 1e5
+
+    tables = [quantised("torch", model).embeddings.word_embeddings.weight for model in (rounded, wide)]
+
+    assert [torch.float16, torch.float32] == [table.dtype for table in tables]
+    assert all(len(states) == 5 for states in PackedEncoder(wide).hidden(texts([5])))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_fused_model_stays_close_to_its_own(family: str, quantised: Callable[[str, Any], Any]) -> None:
     """Eight bits cost every token's state little, and all of the encoder's layers are fused."""

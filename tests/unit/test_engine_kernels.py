@@ -198,7 +198,9 @@ def test_a_processor_without_the_instructions_has_no_kernels(monkeypatch: pytest
     assert ["kernels_not_used"] == [entry["event"] for entry in logs]
 
 
-@pytest.mark.parametrize(("flags", "name"), [("avx2 fma", "AVX2"), ("avx2 avx512f avx512_vnni", "AVX2")])
+@pytest.mark.parametrize(
+    ("flags", "name"), [("avx2 f16c", "AVX2"), ("avx2 f16c avx512f avx512_vnni", "AVX2")]
+)
 def test_a_processor_gets_what_it_can_run(flags: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that an instruction set needs must be there."""
     monkeypatch.setattr(compilation, "processor_field", lambda _: flags)
@@ -207,7 +209,7 @@ def test_a_processor_gets_what_it_can_run(flags: str, name: str, monkeypatch: py
     assert name == found.name
 
     monkeypatch.setattr(
-        compilation, "processor_field", lambda _: " ".join(INSTRUCTION_SETS[0].needed) + " avx2"
+        compilation, "processor_field", lambda _: " ".join(INSTRUCTION_SETS[0].needed) + " avx2 f16c"
     )
     assert INSTRUCTION_SETS[0] is find_instructions()
 
@@ -215,7 +217,7 @@ def test_a_processor_gets_what_it_can_run(flags: str, name: str, monkeypatch: py
 def test_what_is_at_hand_has_a_name(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was measured with other kernels, or without, does not hold."""
     monkeypatch.setattr(compilation, "SOURCES", empty_cache)
-    monkeypatch.setattr(compilation, "processor_field", lambda _: "avx2")
+    monkeypatch.setattr(compilation, "processor_field", lambda _: "avx2 f16c")
     monkeypatch.setattr(compilation, "find_compiler", lambda: None)
     assert kernels_at_hand() == NO_KERNELS
 

@@ -22,7 +22,8 @@ struct Layer {
 
 // Tables of embeddings, one row each; without types, `types` is null.
 struct Embeddings {
-  const float *words, *positions, *types;
+  const Half* words;
+  const float *positions, *types;
   Norm norm;
   double epsilon;
 };
@@ -120,7 +121,7 @@ void run_layer(const Layer& layer, const Encoder& encoder, float* hidden, const 
 
 // hidden = norm(word + type + position) of one token.
 void embed(const Embeddings& from, const Tokens& tokens, int64_t token, int64_t size, float* hidden) {
-  const float* word = from.words + tokens.ids[token] * size;
+  const Half* word = from.words + tokens.ids[token] * size;
   const float* type = from.types + (tokens.types ? tokens.types[token] * size : 0);
   for (int64_t i = 0; i < size; i += kLanes) {
     store(hidden + i, from.types ? add(load(word + i), load(type + i)) : load(word + i));

@@ -3,6 +3,12 @@
 
 #include <cstdint>
 
+namespace native {
+
+using Half = uint16_t;  // the bits of a float16
+
+}  // namespace native
+
 #ifdef __AVX512VNNI__
 #include "lanes_avx512.h"
 #else

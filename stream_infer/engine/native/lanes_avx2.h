@@ -31,6 +31,10 @@ inline Floats broadcast(float value) { return {_mm256_set1_ps(value), _mm256_set
 inline Ints broadcast(int32_t value) { return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)}; }
 inline Floats load(const float* from) { return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}; }
 inline Ints load(const int32_t* from) { return {ints_at(from), ints_at(from + 8)}; }
+inline __m256 floats_at(const Half* from) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+}
+inline Floats load(const Half* from) { return {floats_at(from), floats_at(from + 8)}; }
 inline void store(float* to, Floats value) {
   _mm256_storeu_ps(to, value.low);
   _mm256_storeu_ps(to + 8, value.high);

@@ -22,6 +22,9 @@ inline Floats broadcast(float value) { return _mm512_set1_ps(value); }
 inline Ints broadcast(int32_t value) { return _mm512_set1_epi32(value); }
 inline Floats load(const float* from) { return _mm512_loadu_ps(from); }
 inline Ints load(const int32_t* from) { return _mm512_loadu_si512(from); }
+inline Floats load(const Half* from) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+}
 inline void store(float* to, Floats value) { _mm512_storeu_ps(to, value); }
 inline void store(int32_t* to, Ints value) { _mm512_storeu_si512(to, value); }
 
