@@ -31,13 +31,14 @@ from statistics import median, quantiles
 from typing import Any
 
 import msgpack
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 
 from loadgen.bench.buses import PARTITIONS
 from loadgen.kafka.brokers import EMBEDDED, KINDS, running_broker
 from loadgen.texts import load_bodies
 from stream_infer.bus.batches import OutRecord
 from stream_infer.bus.connection import Connection, connect
+from stream_infer.bus.consumer import make_consumer
 from stream_infer.bus.offsets import CommittedOffsets
 from stream_infer.bus.publisher import Publisher
 from stream_infer.bus.topics import TopicSpec, apply, specs_for
@@ -136,9 +137,7 @@ class Feed:
         """Return the milliseconds that each of some events took beyond the engine's, one at a time."""
         contestant = self._contestant
         servers = contestant.connection.bootstrap_servers
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=servers, isolation_level="read_committed", enable_auto_commit=False
-        )
+        consumer = make_consumer({"bootstrap_servers": servers})
         async with consumer, AIOKafkaProducer(bootstrap_servers=servers) as producer:
             consumer.assign([TopicPartition(contestant.output, number) for number in range(PARTITIONS)])
             await consumer.seek_to_end()

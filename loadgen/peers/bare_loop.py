@@ -19,6 +19,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from numpy.typing import NDArray
 
 from stream_infer.bus.batches import OutRecord, group_by_target
+from stream_infer.bus.consumer import harden
 
 LABELS = ("negative", "neutral", "positive")
 DIMENSION = 384
@@ -47,6 +48,8 @@ class BareLoop:
             auto_offset_reset="earliest",
             isolation_level="read_committed",
         )
+        # Or it would take a core from whoever else is measured on a broker that answers at once.
+        harden(consumer)
         await consumer.start()
         producers = [await self._producer(partition) for partition in range(self._partitions)]
         while True:
