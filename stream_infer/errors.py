@@ -81,7 +81,7 @@ class UnknownCollectionError(RecordError):
 
 
 class LateError(RecordError):
-    """The deadline had passed on arrival and the stream sheds late records."""
+    """The record was late, or would have been, and its stream sheds late records."""
 
     reason = "late"
 

@@ -223,7 +223,9 @@ class Metrics:
         received = self._counter("received", "Records fetched that are to be processed.", "stream")
         results = self._counter("results", "Results committed.", "stream")
         late = self._counter("late", "Results that came about after their deadline.", "stream")
-        shed = self._counter("shed", "Records that were late on arrival and not processed.", "stream")
+        shed = self._counter(
+            "shed", "Records not processed because they were late, or would have been.", "stream"
+        )
         dead_letters = self._counter("dead_letters", "Dead letters committed.", "stream", "reason")
         transactions = self._counter(
             "transactions",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from stream_infer.flow.pending import Pending
 
@@ -27,6 +27,10 @@ class DeadlineQueue:
 
     def __contains__(self, item: Pending) -> bool:
         return item in self._order
+
+    def __iter__(self) -> Iterator[Pending]:
+        """Go through the pieces in order; the queue must not change meanwhile."""
+        return (entry[2] for entry in self._entries)
 
     @property
     def first(self) -> Pending:

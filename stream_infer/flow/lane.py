@@ -5,12 +5,13 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
 from stream_infer.flow.cost import CostModel
 from stream_infer.flow.deadlines import DeadlineQueue
+from stream_infer.flow.delay import CommitDelay
 from stream_infer.flow.pending import Batch, Pending, Place
 from stream_infer.flow.retry import TokenBudget
 
@@ -88,6 +89,7 @@ class Lane:
     def __init__(self, name: str, limits: LaneLimits, cost: CostModel | None = None) -> None:
         self.name = name
         self.cost = cost or CostModel()
+        self.delay = CommitDelay()
         self.budget = TokenBudget(limits.max_tokens)
         self.served = -_NEVER
         """When a batch last left."""
@@ -112,9 +114,25 @@ class Lane:
         self.tokens += item.size
         self._waiting.add(item)
 
-    def hasten(self, item: Pending, deadline: float) -> None:
-        """Move the piece's deadline forward; does nothing when it is no earlier."""
-        if deadline >= item.deadline:
+    def hopeless(self, now: float, may_shed: Callable[[Pending], bool]) -> list[Pending]:
+        """Return the queued pieces that would be committed too late though they left now, most urgent first.
+
+        None that the next batch can hold are among them: to give those up would save nobody time.
+        """
+        spare = self.tokens - self.budget.current
+        horizon = now + self.delay.likely
+        found: list[Pending] = []
+        for item in self._waiting:
+            if item.deadline >= horizon or spare <= 0:
+                break
+            if may_shed(item):
+                spare -= item.size
+                found.append(item)
+        return found
+
+    def set_deadline(self, item: Pending, deadline: float) -> None:
+        """Move the piece's deadline."""
+        if deadline == item.deadline:
             return
         queue = self._queue_of(item)
         if queue is not None:
@@ -122,6 +140,10 @@ class Lane:
         item.deadline = deadline
         if queue is not None:
             queue.add(item)
+
+    def hasten(self, item: Pending, deadline: float) -> None:
+        """Move the piece's deadline forward; does nothing when it is no earlier."""
+        self.set_deadline(item, min(deadline, item.deadline))
 
     def discard(self, item: Pending) -> None:
         """Forget a piece that nobody waits for any more, wherever it is but in a batch."""

@@ -21,7 +21,7 @@ def dead_letter(
     waits: tuple[Wait, ...] = (),
     batches: tuple[BatchRun, ...] = (),
 ) -> DeadLetter:
-    """Return the dead letter of a record; `stage` is decode, admit, prepare, engine, post or publish."""
+    """Return a record's dead letter; `stage` is decode, admit, prepare, queue, engine, post or publish."""
     return DeadLetter(
         record=record,
         id=record.position if request_id is None else request_id,

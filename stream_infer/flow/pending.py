@@ -27,8 +27,8 @@ class Place(Enum):
 class StreamPlan:
     """What the processor knows of a stream; `latency_budget` is in seconds.
 
-    `model` is the one that results are stamped with. With `sheds_late`, records whose deadline has
-    passed on arrival are dead-lettered instead of processed.
+    `model` is the one that results are stamped with. With `sheds_late`, records are dead-lettered instead
+    of processed whose deadline has passed on arrival, or would before they could be committed.
     """
 
     model: str

@@ -44,8 +44,9 @@ class Processor:
     """Turns requests into outcomes; the shell brings tokens and outputs and takes what is ready.
 
     The shell's loop: `submit` what arrived; tokenise what `take_unencoded` gives and return it with
-    `encoded` (or `encoding_failed`); run what `next_batch` gives and return it with `batch_done` or
-    `batch_failed`; publish what `take_outcomes` and `fresh.take` give. Each is synchronous.
+    `encoded` (or `encoding_failed`); `shed`, run what `next_batch` gives and return it with `batch_done` or
+    `batch_failed`; publish what `take_outcomes` and `fresh.take` give, and say what was `committed`. Each
+    is synchronous.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Processor:
         self.splits: Counter[tuple[str, ...]] = Counter()
         """Those of them that were halved, because they held more than one piece."""
         self._streams = streams
+        self._sheds = any(plan.sheds_late for plan in streams.values())
         self._cache = cache
         self._key_of = key_of
         self._retry = retry or RetryPolicy()
@@ -181,6 +183,29 @@ class Processor:
         """Return when to call `next_batch` again though the engine is not idle; None if nothing waits."""
         return self.batcher.next_wake(now)
 
+    def shed(self, now: float) -> bool:
+        """Give up what would be too late, where streams want that, and return whether there was any.
+
+        Only while more waits than the next batch holds: whoever is given up makes room for others.
+        """
+        if not self._sheds:
+            return False
+        before = len(self._outcomes)
+        for lane in self.batcher.lanes.values():
+            for item in lane.hopeless(now, _may_shed):
+                self._shed_waiters(lane, item, now + lane.delay.likely)
+        return len(self._outcomes) > before
+
+    def committed(self, outcomes: Iterable[Outcome], now: float) -> None:
+        """Learn how long it took from when the batches of outcomes had left until they were committed."""
+        if not self._sheds:
+            return
+        longest: dict[str, float] = {}
+        for batch in (outcome.batches[-1] for outcome in outcomes if outcome.batches):
+            longest[batch.model] = max(longest.get(batch.model, 0.0), now - batch.began)
+        for lane, seconds in longest.items():
+            self.batcher.lanes[lane].delay.observe(seconds)
+
     def take_outcomes(self) -> list[Outcome]:
         """Return the outcomes since the last call, each once."""
         outcomes, self._outcomes = self._outcomes, []
@@ -269,6 +294,14 @@ class Processor:
             self._untrack(run)
             self._give_up(run, error, stage, item.failures)
 
+    def _shed_waiters(self, lane: Lane, item: Pending, horizon: float) -> None:
+        """Give up the requests that shed and are due before `horizon`; the others keep their piece."""
+        hopeless = [run for run in item.waiters if run.plan.sheds_late and run.request.deadline < horizon]
+        error = LateError("too many waited for the model: it would have been too late")
+        self._fail(item, hopeless, error, "queue")
+        if item.waiters:
+            lane.set_deadline(item, min(run.request.deadline for run in item.waiters))
+
     def _give_up(self, run: Run, error: Exception, stage: str, attempts: int = 0) -> None:
         self._outcomes.append(given_up(run, error, stage, attempts))
 
@@ -294,6 +327,10 @@ class Processor:
     def _forget(self, item: Pending) -> None:
         if self._in_flight.get(item.key) is item:
             del self._in_flight[item.key]
+
+
+def _may_shed(item: Pending) -> bool:
+    return any(run.plan.sheds_late for run in item.waiters)
 
 
 def _origin(record: Record) -> tuple[str, int]:

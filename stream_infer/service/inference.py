@@ -123,6 +123,10 @@ class Inference:
         """Forget the requests of a partition that was lost."""
         self._processor.drop(partition)
 
+    def committed(self, outcomes: Sequence[Outcome], now: float) -> None:
+        """Take note of outcomes that were committed at `now`."""
+        self._processor.committed(outcomes, now)
+
     def take_fresh(self) -> list[tuple[bytes, Output]]:
         """Return what models computed since the last call, for workers that share a cache."""
         return self._processor.fresh.take()

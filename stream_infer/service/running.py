@@ -134,6 +134,8 @@ class BatchRunner:
         An idle one takes whatever there is. A busy one takes only what must leave now in any case, and
         nothing while another is idle.
         """
+        if self._processor.shed(now):
+            self._flush()
         if in_hand.is_idle:
             return self._processor.next_batch(now, idle=True)
         if now < in_hand.wants_next or any(other.is_idle for other in self._in_hand):

@@ -253,8 +253,12 @@ class Worker:
             begin=self._source.begin,
             drop=self._inference.drop,
             tracer=self._tracing.tracer,
-            note=lambda outcomes, now: self._recent.note(outcomes, now=now, at_ms=int(time() * 1000)),
+            note=self._note_committed,
         )
+
+    def _note_committed(self, outcomes: Sequence[Outcome], now: float) -> None:
+        self._inference.committed(outcomes, now)
+        self._recent.note(outcomes, now=now, at_ms=int(time() * 1000))
 
     def _make_producer(self, partition: Partition, stream: StreamSettings) -> PartitionProducer:
         if stream.delivery is Delivery.AT_LEAST_ONCE:

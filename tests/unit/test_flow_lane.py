@@ -132,6 +132,18 @@ def test_a_piece_whose_deadline_moved_forward_leaves_once() -> None:
     assert (0, 0) == (lane.items, lane.tokens)
 
 
+def test_hopeless_is_what_cannot_be_committed_in_time_beyond_the_next_batch() -> None:
+    """The most urgent first; what the next batch has room for saves nobody any time."""
+    pieces = [piece(40, deadline) for deadline in (1.0, 1.1, 1.2, 1.3, 9.0)]
+    lane = lane_with(pieces, tokens=100)
+    assert [] == lane.hopeless(0.5, lambda _: True)
+
+    lane.delay.observe(0.8)
+    assert pieces[:3] == lane.hopeless(0.5, lambda _: True)
+    assert [pieces[1], pieces[2], pieces[3]] == lane.hopeless(0.5, lambda item: item is not pieces[0])
+    assert [] == lane_with(pieces[:2], tokens=100).hopeless(0.5, lambda _: True)
+
+
 def test_a_piece_that_nobody_waits_for_does_not_run() -> None:
     lane = lane_with([])
     gone, kept = piece(10), piece(20)

@@ -283,6 +283,80 @@ def test_late_records_are_shed_only_where_asked() -> None:
     assert {0: "A"} == texts(settle(processor, now=5.0))
 
 
+def overloaded(count: int, *, stream: str = "strict") -> Processor:
+    """Return a processor with pieces of 10 tokens for batches of 50; commits take about half a second."""
+    processor = make_processor(tokens=50)
+    processor.batcher.lanes["m"].delay.observe(0.2)
+    for offset in range(count):
+        one = request(offset, deadline=1.0 + offset, stream=stream)
+        processor.submit(one, shout(f"{offset:010}"), 0.0)
+    encode(processor)
+    return processor
+
+
+def test_what_would_be_late_is_shed_while_too_much_waits() -> None:
+    processor = overloaded(8)
+
+    assert processor.shed(2.7)
+
+    letters = processor.take_outcomes()
+    assert {0: "late", 1: "late", 2: "late"} == texts(letters)
+    assert {("queue", 0)} == {(one.stage, one.attempts) for one in letters if isinstance(one, DeadLetter)}
+    assert set(range(3, 8)) == set(texts(settle(processor, now=2.7)))
+
+
+def test_what_the_next_batch_holds_is_not_shed_however_late() -> None:
+    """Nobody would be served any sooner."""
+    processor = overloaded(5)
+
+    assert not processor.shed(100.0)
+    assert 5 == len(settle(processor, now=100.0))
+
+
+def test_a_stream_that_processes_late_records_loses_none() -> None:
+    processor = overloaded(8, stream="s")
+
+    assert not processor.shed(100.0)
+    assert 8 == len([one for one in settle(processor, now=100.0) if isinstance(one, Result)])
+
+
+def test_who_does_not_shed_keeps_the_work_it_shares_with_who_does() -> None:
+    processor = overloaded(8)
+    processor.submit(request(99, deadline=9.0), shout("0000000000"), 0.0)
+
+    assert processor.shed(1.0)
+
+    assert {0: "late"} == texts(processor.take_outcomes())
+    assert 9.0 == next(iter(processor._in_flight.values())).deadline
+    assert "0000000000" == texts(settle(processor, now=1.0))[99]
+
+
+def test_a_request_is_shed_once_however_many_pieces_it_has() -> None:
+    def recipe() -> Recipe:
+        found = yield tuple(Work("m", f"part {number:05}") for number in range(4))
+        return {"text": str(len(found))}
+
+    processor = overloaded(5)
+    processor.submit(request(50, deadline=0.5, stream="strict"), recipe(), 0.0)
+    encode(processor)
+
+    assert processor.shed(0.4)
+
+    assert {50: "late"} == texts(processor.take_outcomes())
+    assert 5 == len(settle(processor, now=0.4))
+
+
+def test_how_long_a_commit_takes_is_learned_from_the_slowest_of_each_publication() -> None:
+    processor = overloaded(1)
+    outcomes = settle(processor, now=0.0)
+    lane = processor.batcher.lanes["m"]
+    before = lane.delay.likely
+
+    processor.committed([*outcomes, *overloaded(0).take_outcomes()], now=3.0)
+
+    assert lane.delay.likely > before + 1.0
+
+
 @pytest.mark.parametrize("error", FAILURES)
 def test_one_of_64_is_poison(error: type[EngineError]) -> None:
     """63 results and one dead letter, whether the double raises, exhausts memory or kills its process."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytest
@@ -48,6 +48,14 @@ class Processor:
         self.batches = list(batches)
         self.asked: list[tuple[bool, float]] = []
         self.took: list[float] = []
+        self.late = 0
+        """How often there is something to give up."""
+
+    def shed(self, now: float) -> bool:
+        """Give up what is late, if anything is."""
+        del now
+        self.late -= 1
+        return self.late >= 0
 
     def next_batch(self, now: float, *, idle: bool, within: float = float("inf")) -> Batch | None:
         """Return the next one, if there is one."""
@@ -77,14 +85,16 @@ class Metrics:
         """Pass over a batch."""
 
 
-def runner_of(processor: Processor, *replicas: Replica) -> BatchRunner:
+def runner_of(
+    processor: Processor, *replicas: Replica, flush: Callable[[], None] = lambda: None
+) -> BatchRunner:
     return BatchRunner(
         cast("Any", processor),
         replicas,
         {"m": cast("Any", Metrics())},
         threads={},
         budget=2.0,
-        flush=lambda: None,
+        flush=flush,
     )
 
 
@@ -155,3 +165,15 @@ async def test_a_replica_has_two_batches_and_no_more(monkeypatch: pytest.MonkeyP
 async def _settled() -> None:
     for _ in range(10):
         await asyncio.sleep(0)
+
+
+def test_what_was_given_up_goes_out_though_no_batch_runs() -> None:
+    """It was the last that waited, so nothing else would ever hand it out."""
+    processor, flushed = Processor(), []
+    processor.late = 1
+    runner = runner_of(processor, replica := Replica(), flush=lambda: flushed.append(True))
+
+    found = [runner._next_batch(InHand(replica), 0.0) for _ in range(2)]
+
+    assert [None, None] == found
+    assert [True] == flushed
