@@ -15,7 +15,7 @@ from stream_infer.config import Late, Settings
 from stream_infer.engine.calibration import Calibration
 from stream_infer.engine.replica import Replica
 from stream_infer.engine.sources import resolve
-from stream_infer.engine.specs import ModelKind
+from stream_infer.engine.specs import COMPUTATION_VERSION, ModelKind
 from stream_infer.engine.threads import threads_per_replica
 from stream_infer.engine.tokenization import Tokenizer, load_tokenizer
 from stream_infer.errors import ModelFailedError
@@ -202,13 +202,14 @@ class Inference:
     def _identity(self, name: str, info: ModelInfo) -> str:
         """Return what two models share only if their outputs for equal work are equal."""
         settings = self._settings.models[name]
+        identity = f"{model_identity(info)}/{COMPUTATION_VERSION}"
         match settings.kind:
             case ModelKind.GENERATE:
-                return f"{model_identity(info)}/{settings.max_new_tokens}"
+                return f"{identity}/{settings.max_new_tokens}"
             case ModelKind.TRANSLATE if settings.num_beams > 1:
-                return f"{model_identity(info)}/{settings.num_beams}"
+                return f"{identity}/{settings.num_beams}"
             case _:
-                return model_identity(info)
+                return identity
 
     def _key_of(self, work: Work) -> bytes:
         return work_key(work, self._identities[work.model])
