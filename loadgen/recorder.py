@@ -52,6 +52,8 @@ class Recorder:
         self.fault = ""
         """Why the run ended before it was done."""
         self.latencies = Latencies()
+        self.result_latencies = Latencies()
+        """Those of results alone: a dead letter may come the sooner, the more a service has to do."""
         self.seconds: list[Second] = []
         self._warm_up = warm_up
         self._out: dict[str, tuple[float, bool]] = {}
@@ -106,6 +108,8 @@ class Recorder:
         self._second.record(now - due)
         if due >= self._warm_up:
             self.latencies.record(now - due)
+            if not is_dead_letter:
+                self.result_latencies.record(now - due)
 
     def advance(self, now: float) -> None:
         """Close the seconds that are over."""

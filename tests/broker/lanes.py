@@ -92,3 +92,14 @@ async def feed(lane: Lane, given: Sequence[tuple[bytes, str]], outcomes: Outcome
         for start in range(0, len(given), CHUNK):
             await publisher.publish(requests(lane.input, given[start : start + CHUNK]))
             await outcomes.reach(start + CHUNK - ahead)
+
+
+async def feed_until(lane: Lane, done: asyncio.Event, outcomes: Outcomes, ahead: int) -> int:
+    """Keep the lane under a steady load until `done`; return how many requests were written."""
+    sent = 0
+    async with Publisher(lane.connection) as publisher:
+        while not done.is_set():
+            await publisher.publish(requests(lane.input, texts(CHUNK, seed=sent)))
+            sent += CHUNK
+            await outcomes.reach(sent - ahead)
+    return sent

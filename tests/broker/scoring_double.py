@@ -15,19 +15,28 @@ BATCH_SECONDS = 0.004
 """How long a batch takes: long enough for records to be in flight when a test kills the worker."""
 
 
-class LengthScorer:
-    """Labels a text by whether its length in bytes is even."""
+SOURCE, REVISION = "python:tests.broker.scoring_double:scorer", "1"
+SLOW_BATCH_SECONDS = 0.2
+"""How long a batch of the slow one takes: a few hundred records are too much for it."""
 
-    def __init__(self, spec: ModelSpec) -> None:
-        self.info = ModelInfo(spec.name, spec.source, "1", "fp32", "cpu", 4096, labels=("even", "odd"))
+
+class LengthScorer:
+    """Labels a text by whether its length in bytes is even; other revisions say the opposite."""
+
+    def __init__(
+        self, spec: ModelSpec, batch_seconds: float = BATCH_SECONDS, revision: str = REVISION
+    ) -> None:
+        self._batch_seconds = batch_seconds
+        self.info = ModelInfo(spec.name, SOURCE, revision, "fp32", "cpu", 4096, labels=("even", "odd"))
 
     def run(self, batch: Sequence[Tokens], options: Sequence[str]) -> list[Output]:
         """Return logits that favour the right label."""
         del options
         misbehave(batch)
-        time.sleep(BATCH_SECONDS)
+        time.sleep(self._batch_seconds)
         rows = np.eye(2, dtype=np.float32)
-        return [Output(vector=rows[len(tokens.ids) % 2]) for tokens in batch]
+        shift = self.info.revision != REVISION
+        return [Output(vector=rows[(len(tokens.ids) + shift) % 2]) for tokens in batch]
 
 
 def never(spec: ModelSpec) -> LengthScorer:
@@ -39,3 +48,13 @@ def never(spec: ModelSpec) -> LengthScorer:
 def scorer(spec: ModelSpec) -> LengthScorer:
     """Return the model."""
     return LengthScorer(spec)
+
+
+def slow_scorer(spec: ModelSpec) -> LengthScorer:
+    """Return the model, slow."""
+    return LengthScorer(spec, SLOW_BATCH_SECONDS)
+
+
+def revised_scorer(spec: ModelSpec) -> LengthScorer:
+    """Return the model's next revision."""
+    return LengthScorer(spec, revision="2")

@@ -10,9 +10,8 @@ import msgpack
 import pytest
 
 from loadgen.kafka.brokers import Broker
-from stream_infer.bus.publisher import Publisher
 from stream_infer.web.probe import read_metrics
-from tests.broker.lanes import CHUNK, PATIENCE, Lane, Outcomes, feed, requests, texts, watched
+from tests.broker.lanes import PATIENCE, Lane, feed, feed_until, texts, watched
 from tests.broker.probes import read_committed
 from tests.broker.service_process import ServiceProcess
 
@@ -43,17 +42,6 @@ async def test_kill_at_random_moments_loses_and_repeats_nothing(lane: Lane, tmp_
             await outcomes.reach(len(given))
 
     assert (await lane.audit()).is_clean
-
-
-async def feed_until(lane: Lane, done: asyncio.Event, outcomes: Outcomes, ahead: int) -> int:
-    """Keep the lane under a steady load until `done`; return how many requests were written."""
-    sent = 0
-    async with Publisher(lane.connection) as publisher:
-        while not done.is_set():
-            await publisher.publish(requests(lane.input, texts(CHUNK, seed=sent)))
-            sent += CHUNK
-            await outcomes.reach(sent - ahead)
-    return sent
 
 
 async def test_second_worker_joins_and_leaves(lane: Lane, tmp_path: Path) -> None:
