@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol, cast
 
 import structlog
-from aiokafka import TopicPartition
-from aiokafka.errors import IllegalOperation, InvalidProducerEpoch, KafkaError, ProducerFenced
-from aiokafka.structs import OffsetAndMetadata
+from aiokafka.errors import KafkaError
 
 from stream_infer.bus.batches import OutRecord
 from stream_infer.bus.connection import Connection
-from stream_infer.bus.offsets import Committed, CommittedOffsets
+from stream_infer.bus.offsets import Committed
 from stream_infer.bus.sending import (
     BATCH_BYTES,
     BatchTooLargeError,
@@ -21,14 +19,11 @@ from stream_infer.bus.sending import (
     start_producer,
     stop_producer,
 )
+from stream_infer.bus.sessions import FAILURES, start_session
 from stream_infer.errors import BusError, PartitionLostError, RecordTooLargeError
 from stream_infer.schemas import Partition
 
 Commit = Callable[[Partition, int, str], Awaitable[None]]
-
-_FENCED = (ProducerFenced, InvalidProducerEpoch)
-_FAILURES = (KafkaError, IllegalOperation, AssertionError)
-"""What aiokafka raises; its state machine asserts where a failed sender meets a running transaction."""
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +59,60 @@ class PartitionProducer(Protocol):
         ...
 
 
+class CommittedPositions(Protocol):
+    """What a consumer group has committed."""
+
+    async def read(self, partitions: Collection[Partition]) -> Mapping[Partition, Committed]:
+        """Return the group's position in each of `partitions`, as it is once the call has begun."""
+        ...
+
+
+class Session(Protocol):
+    """A running producer under a transactional id: one transaction after the other.
+
+    Whatever fails raises `PartitionLostError` where a newer session of the id has fenced this one, and
+    `BusError` otherwise; then what became of the transaction is unknown, and the session of no more use.
+    """
+
+    async def send(self, records: Sequence[OutRecord], keyless: int) -> None:
+        """Begin a transaction and hand its records over; those without a key go to partition `keyless`."""
+        ...
+
+    async def add_position(self, group: str, partition: Partition, position: Committed) -> None:
+        """Let the group's position move with the transaction."""
+        ...
+
+    async def confirm(self) -> None:
+        """Return once the broker has every record.
+
+        Raises:
+            RecordTooLargeError: it refuses one for its size.
+            BatchTooLargeError: it refuses a batch of several for its size.
+        """
+        ...
+
+    async def commit(self) -> None:
+        """Let records and position appear together."""
+        ...
+
+    async def stop(self) -> None:
+        """Let go, in whatever state it is; the broker aborts what was open when the next one starts."""
+        ...
+
+
+class StartSession(Protocol):
+    """How a session begins."""
+
+    async def __call__(self, connection: Connection, *, transactional_id: str, batch_bytes: int) -> Session:
+        """Return a session that has fenced the id's older ones and ended their open transaction.
+
+        Raises:
+            PartitionLostError: a newer one fenced it meanwhile.
+            BusError: the broker refuses, and will refuse again.
+        """
+        ...
+
+
 class TransactionalProducer:
     """Exactly once: records and position appear together or not at all.
 
@@ -72,39 +121,41 @@ class TransactionalProducer:
     """
 
     def __init__(
-        self, connection: Connection, offsets: CommittedOffsets, *, group: str, partition: Partition
+        self,
+        connection: Connection,
+        offsets: CommittedPositions,
+        *,
+        group: str,
+        partition: Partition,
+        start: StartSession = start_session,
     ) -> None:
         self._connection = connection
         self._offsets = offsets
         self._group = group
         self._partition = partition
-        self._producer: Any = None
+        self._start = start
+        self._session: Session | None = None
         self._committed = Committed()
         self._batch_bytes = BATCH_BYTES
 
     async def open(self) -> Committed:
         """Take the partition over, in this order.
 
-        1. Close the producer of before, whatever state it was left in.
-        2. Start the next one: the broker fences older producers and ends their open transaction.
-        3. Read the position: from here on only this producer can move it.
+        1. Stop the session of before, whatever state it was left in.
+        2. Start the next one: the broker fences older ones and ends their open transaction.
+        3. Read the position: from here on only this session can move it.
         """
         await self.close()
         identity = f"{self._group}.{self._partition.topic}.{self._partition.partition}"
-        try:
-            producer = await start_producer(
-                self._connection, batch_bytes=self._batch_bytes, transactional_id=identity
-            )
-        except _FENCED as error:
-            raise PartitionLostError(f"{self._partition} was taken by another worker") from error
-        except KafkaError as error:
-            raise BusError(f"{self._partition}: no producer could be started: {error}") from error
+        session = await self._start(
+            self._connection, transactional_id=identity, batch_bytes=self._batch_bytes
+        )
         try:
             committed = (await self._offsets.read([self._partition]))[self._partition]
         except BaseException:
-            await stop_producer(producer)
+            await session.stop()
             raise
-        self._producer, self._committed = producer, committed
+        self._session, self._committed = session, committed
         return committed
 
     async def publish(self, records: Sequence[OutRecord], offset: int, metadata: str) -> None:
@@ -112,27 +163,24 @@ class TransactionalProducer:
         target = Committed(offset, metadata)
         if target == self._committed:
             raise ValueError(f"{self._partition}: position {offset} is already committed")
-        if self._producer is None and await self._reopen(target):
+        if self._session is None and await self._reopen(target):
             return
-        producer, self._producer = self._producer, None
+        session, self._session = cast("Session", self._session), None
         try:
-            await self._transact(producer, records, target)
-        except BaseException as error:
-            fenced = _is_fenced(producer, error)
-            await stop_producer(producer)
-            if fenced:
-                raise PartitionLostError(f"{self._partition} was taken by another worker") from error
+            await self._transact(session, records, target)
+        except BaseException as error:  # noqa: BLE001 - `_recover` raises it, unless all was committed
+            await session.stop()
             await self._recover(target, error)
         else:
-            self._producer, self._committed = producer, target
+            self._session, self._committed = session, target
 
     async def close(self) -> None:
-        """Close the producer; the broker aborts what it had open when the next one starts."""
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            await stop_producer(producer)
+        """Stop the session; the broker aborts what it had open when the next one starts."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.stop()
 
-    async def _transact(self, producer: Any, records: Sequence[OutRecord], target: Committed) -> None:
+    async def _transact(self, session: Session, records: Sequence[OutRecord], target: Committed) -> None:
         """Run one transaction, in this order.
 
         1. Hand over the records.
@@ -140,22 +188,19 @@ class TransactionalProducer:
         3. Wait for every record's acknowledgement: a commit would go through without them.
         4. Commit.
         """
-        await producer.begin_transaction()
-        deliveries = await send_records(producer, records, self._partition.partition)
-        place = TopicPartition(self._partition.topic, self._partition.partition)
-        position = OffsetAndMetadata(target.offset, target.metadata)
-        await producer.send_offsets_to_transaction({place: position}, self._group)
-        await confirm(deliveries)
-        await producer.commit_transaction()
+        await session.send(records, self._partition.partition)
+        await session.add_position(self._group, self._partition, target)
+        await session.confirm()
+        await session.commit()
 
     async def _recover(self, target: Committed, error: BaseException) -> None:
         """Find out what became of a failed transaction, and be open again for the next one.
 
-        A new producer makes the broker finish or abort it; the position then says which it was.
+        A new session makes the broker finish or abort it; the position then says which it was.
         """
         if isinstance(error, BatchTooLargeError):
             self._batch_bytes //= 2
-        elif not isinstance(error, (RecordTooLargeError, *_FAILURES)):
+        if isinstance(error, PartitionLostError) or not isinstance(error, BusError):
             raise error
         if await self._reopen(target):
             return
@@ -180,7 +225,7 @@ class AtLeastOnceProducer:
     """At least once: the position is committed after the records, so a crash may repeat them."""
 
     def __init__(
-        self, connection: Connection, offsets: CommittedOffsets, commit: Commit, *, partition: Partition
+        self, connection: Connection, offsets: CommittedPositions, commit: Commit, *, partition: Partition
     ) -> None:
         self._connection = connection
         self._offsets = offsets
@@ -214,7 +259,7 @@ class AtLeastOnceProducer:
             await stop_producer(producer)
             if isinstance(error, BatchTooLargeError):
                 self._batch_bytes //= 2
-            elif not isinstance(error, (RecordTooLargeError, *_FAILURES)):
+            elif not isinstance(error, (RecordTooLargeError, *FAILURES)):
                 raise
             await self.open()
             if isinstance(error, BusError):
@@ -228,11 +273,3 @@ class AtLeastOnceProducer:
         producer, self._producer = self._producer, None
         if producer is not None:
             await stop_producer(producer)
-
-
-def _is_fenced(producer: Any, error: BaseException) -> bool:
-    """Whether the broker turned the producer away, seen in the error or in what ended its sender."""
-    sender = producer._sender.sender_task  # noqa: SLF001 - the reason is nowhere else
-    ending = sender.exception() if sender.done() and not sender.cancelled() else None
-    reasons = [error, error.__cause__, ending, ending and ending.__cause__]
-    return any(isinstance(reason, _FENCED) for reason in reasons)

@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from loadgen.kafka.brokers import Broker
-from stream_infer.bus import transactions
+from stream_infer.bus import sessions
 from stream_infer.bus.batches import OutRecord, key_hash
 from stream_infer.bus.connection import Connection
 from stream_infer.bus.offsets import Committed, CommittedOffsets
@@ -230,7 +230,7 @@ async def test_publishing_opens_again_where_recovery_failed(
 
     with monkeypatch.context() as broken:
         broken.setattr(AIOKafkaProducer, "commit_transaction", losing)
-        broken.setattr(transactions, "start_producer", refusing)
+        broken.setattr(sessions, "start_producer", refusing)
         for _ in range(2):
             with pytest.raises(BusError, match="no producer could be started"):
                 await producer.publish(records(outputs, b"once"), 1, "")
