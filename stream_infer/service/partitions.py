@@ -154,7 +154,7 @@ class PartitionOwner:
         """
         committed = await self._producer.open()
         if self._rewound_to is not None:
-            committed, self._rewound_to = Committed(self._rewound_to), None
+            committed = await self._move_back(committed, self._rewound_to)
         start = committed.offset or 0
         state = InputPartition(start, parse_metadata(start, committed.metadata), self._ordering)
         await self._begin(self.partition, committed.offset)
@@ -172,6 +172,22 @@ class PartitionOwner:
                 self._drained.set()
             self._changed.clear()
             await self._changed.wait()
+
+    async def _move_back(self, committed: Committed, end: int) -> Committed:
+        """Commit the end of a partition that was cut off: new records below the old position are not done."""
+        target = Committed(end)
+        while target != committed:
+            try:
+                await self._producer.publish((), end, target.metadata)
+                break
+            except PartitionLostError:
+                raise
+            except BusError as error:
+                log.warning("publish_failed", **_fields(self.partition), error=str(error))
+                await asyncio.sleep(RETRY_PAUSE)
+        if self._rewound_to == end:
+            self._rewound_to = None
+        return target
 
     async def _publish(self, state: InputPartition, publication: Publication) -> None:
         """Commit one publication, however often the bus refuses; the same outcomes go out each time."""
