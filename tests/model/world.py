@@ -162,6 +162,14 @@ class World:
         if self._bus.fences != self._seen_fences:
             self._discard_moot()
 
+    def produce(self, keys: Sequence[bytes | None], gap: int) -> None:
+        """Append records to the input, after a gap."""
+        self._bus.produce(PARTITION, keys, gap)
+
+    def let_nothing_go_wrong(self) -> None:
+        """Have no more faults."""
+        self._moves = self._failures = self._expiries = self._returns = 0
+
     def check(self) -> None:
         """Fail if a promise is broken."""
         for name, process in self._processes.items():
