@@ -44,10 +44,11 @@ class TwoProcesses(RuleBasedStateMachine):
         """Append records."""
         self.world.produce(keys, gap)
 
-    @rule(data=st.data())
-    def go_on(self, data: st.DataObject) -> None:
-        """Let something arrive, come, be finished or be learned."""
-        self.take(data, faults=False)
+    @rule(data=st.data(), steps=st.integers(1, 12))
+    def go_on(self, data: st.DataObject, steps: int) -> None:
+        """Let things arrive, come, be finished or be learned."""
+        for _ in range(steps):
+            self.take(data, faults=False)
 
     @rule(data=st.data())
     def go_wrong(self, data: st.DataObject) -> None:
@@ -61,6 +62,7 @@ class TwoProcesses(RuleBasedStateMachine):
         if steps:
             with self.scenario.in_force(), PRODUCT.at_work():
                 self.world.do(data.draw(st.sampled_from(steps)))
+            self.world.check()
 
     @precondition(lambda self: hasattr(self, "world"))
     @invariant()
@@ -86,4 +88,4 @@ class TwoProcesses(RuleBasedStateMachine):
 
 
 TestTwoProcesses = pytest.mark.slow(TwoProcesses.TestCase)
-TestTwoProcesses.settings = settings(max_examples=60, stateful_step_count=60)
+TestTwoProcesses.settings = settings(max_examples=100, stateful_step_count=30)
