@@ -12,7 +12,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "failures": Scenario([A, B, A], failures=1),
     "moves": Scenario([A, B, A], moves=1, ways=("crash", "revoke"), fetches=1),
     "back and forth": Scenario([A], moves=2, returns=0),
-    "expiry": Scenario([A, B], expiries=1, fetches=1),
+    "expiry": Scenario([A, B, A], expiries=1, fetches=1),
     "zombie": Scenario([A, B], moves=1, ways=("evict",), returns=0),
     "zombie that returns": Scenario([A], moves=1, ways=("evict",), returns=1),
     "late answers": Scenario(
