@@ -92,12 +92,17 @@ def mask(text: str, spans: Sequence[Span]) -> Masked:
     for span in spans:
         name = f"Q{next(numbers)}Q"
         between = text[end : span.start]
-        touches_before = between[-1:].isalnum() or (span.start == end and end > 0)
-        touches_after = text[span.end : span.end + 1].isalnum()
+        touches_before = _is_word(between[-1:]) or (span.start == end and end > 0)
+        touches_after = _is_word(text[span.end : span.end + 1])
         kept[name] = Kept(span.of(text), touches_before, touches_after)
         parts += [between, " " * touches_before, name, " " * touches_after]
         end = span.end
     return Masked("".join([*parts, text[end:]]), kept)
+
+
+def _is_word(character: str) -> bool:
+    """Return whether a mask that touches the character is not seen as one (`_MASK`)."""
+    return character.isalnum() or character == "_"
 
 
 def find_placeholders(text: str) -> list[Span]:
