@@ -73,4 +73,4 @@ def result(run: Run, body: ResultBody, now: float) -> Result:
 def _described(error: Exception) -> str:
     """Return what happened, of bounded length and fit to be encoded: it becomes a header."""
     text = f"{type(error).__name__}: {error}"[:_MAX_ERROR_CHARS]
-    return text.encode(errors="backslashreplace").decode()
+    return text.encode(errors="backslashreplace").decode()[:_MAX_ERROR_CHARS]
