@@ -17,6 +17,7 @@ from stream_infer.web.access import COOKIE, Access, add_headers, guard, read_tok
 from stream_infer.web.live import MAX_WATCHERS, LiveFeed, refusal
 from stream_infer.web.sources import Sources
 
+FORM = "application/x-www-form-urlencoded"
 SEND_SECONDS = 5.0
 """How long a watcher may take to receive one event before it is let go."""
 STOP_SECONDS = 2.0
@@ -101,8 +102,7 @@ def _login(access: Access) -> list[web.RouteDef]:
     form = _file("login.html")
 
     async def login(request: web.Request) -> web.Response:
-        given = (await request.post()).get("token")
-        if not (isinstance(given, str) and access.admits_token(given.strip())):
+        if not access.admits_token(await _token_in(request)):
             refused = form.replace("<output></output>", "<output>That is not the token.</output>")
             return web.Response(status=401, text=refused, content_type="text/html")
         response = web.Response(status=303, headers={"Location": "./"})
@@ -110,6 +110,20 @@ def _login(access: Access) -> list[web.RouteDef]:
         return response
 
     return [web.post("/login", login)]
+
+
+async def _token_in(request: web.Request) -> str:
+    """Return the token that a form holds, or an empty one.
+
+    Only of the kind that the page sends: no parser of multipart bodies stands before the token.
+    """
+    if request.content_type != FORM:
+        return ""
+    try:
+        given = (await request.post()).get("token")
+    except (ValueError, LookupError):  # bytes that are no text, or of an unknown charset
+        return ""
+    return given.strip() if isinstance(given, str) else ""
 
 
 def _watching(feed: LiveFeed) -> Handler:
