@@ -22,6 +22,8 @@ Message = dict[str, Any]
 
 _HEADER: Final = struct.Struct(">I")
 _MAX_BYTES: Final = 1 << 30
+_MAX_READ_BYTES: Final = 1 << 20
+"""Room made for one read: a length is believed only as far as the bytes come."""
 
 
 def pack_frame(message: Mapping[str, Any]) -> bytes:
@@ -123,14 +125,20 @@ def _body_length(header: bytes) -> int:
 
 
 def _unpack(body: bytes) -> Message:
-    message: Message = msgpack.unpackb(body)
+    """Return a frame's map; with any other bytes the connection is of no more use."""
+    try:
+        message = msgpack.unpackb(body)
+    except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
+        raise ConnectionError(f"a frame of {len(body)} bytes is not msgpack: {error}") from error
+    if not isinstance(message, dict):
+        raise ConnectionError(f"a frame of {len(body)} bytes holds no map")
     return message
 
 
 def _receive_exactly(connection: socket.socket, size: int) -> bytes | None:
     received = bytearray()
     while len(received) < size:
-        if not (part := connection.recv(size - len(received))):
+        if not (part := connection.recv(min(size - len(received), _MAX_READ_BYTES))):
             return None
         received += part
     return bytes(received)
