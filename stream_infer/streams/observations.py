@@ -8,6 +8,7 @@ read again makes an equal observation, which can be told from a new one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -113,8 +114,8 @@ def decode_observation(record: Record) -> Observation:
     """
     try:
         return from_fields(decode_value(record.value or b"", CONTENT_TYPES["msgpack"]))
-    except (KeyError, TypeError) as error:
-        raise MalformedRecordError(f"{record.position}: not an observation: {error!r}") from error
+    except MalformedRecordError as error:
+        raise MalformedRecordError(f"{record.position}: not an observation: {error}") from error
 
 
 def to_fields(observation: Observation) -> dict[str, Any]:
@@ -123,9 +124,32 @@ def to_fields(observation: Observation) -> dict[str, Any]:
 
 
 def from_fields(fields: dict[str, Any]) -> Observation:
-    """Return the observation that `to_fields` made the map of."""
-    kind = LabelledResult if "model" in fields else Feedback
-    return kind(**{**fields, "position": Position(**fields["position"])})
+    """Return the observation that `to_fields` made the map of.
+
+    Raises:
+        MalformedRecordError: it did not make this map; a field is missing or has the wrong type.
+    """
+    place = _required(fields, "position", dict)
+    position = Position(_word(place, "topic"), _number(place, "partition"), _number(place, "offset"))
+    said = (position, _number(fields, "timestamp_ms"), _word(fields, "id"), _word(fields, "label"))
+    if "model" not in fields:
+        return Feedback(*said)
+    return LabelledResult(*said, *(_word(fields, name) for name in ("stream", "model", "revision")))
+
+
+def _word(fields: Mapping[str, Any], name: str) -> str:
+    return str(_required(fields, name, str))
+
+
+def _number(fields: Mapping[str, Any], name: str) -> int:
+    return int(_required(fields, name, int))
+
+
+def _required(fields: Mapping[str, Any], name: str, kind: type) -> Any:
+    value = fields.get(name)
+    if type(value) is not kind:
+        raise MalformedRecordError(f"field '{name}' is {kind_of(value)}")
+    return value
 
 
 def _short(fields: dict[str, Any], name: str) -> str:
