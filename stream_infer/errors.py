@@ -8,7 +8,8 @@ A record's way, and where each branch can be raised:
 `RecordError` is the record's own fault: it is dead-lettered with the class's `reason` and never
 retried. `EngineError` belongs to a batch: a retriable one halves the batch, any other bisects it
 down to the record, which is then dead-lettered. `BusError` belongs to a partition or the broker
-and never becomes a dead letter. `ConfigError` stops the start.
+and never becomes a dead letter. `ConfigError` stops the start. `UnreadableError` is about what this
+service itself has written before: whoever reads it knows what can be gone without.
 """
 
 from __future__ import annotations
@@ -25,6 +26,13 @@ class StreamInferError(Exception):
 
 class ConfigError(StreamInferError):
     """A setting, model source or topic that makes it impossible to start; names every fault found."""
+
+
+class UnreadableError(StreamInferError, ValueError):
+    """Something is not what this service writes in its place: a topic's record, or a commit's metadata.
+
+    A `ValueError` too, because that is what it is to whoever only parses.
+    """
 
 
 class OutcomeError(StreamInferError):

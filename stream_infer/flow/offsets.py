@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 
+from stream_infer.errors import UnreadableError
+
 MAX_METADATA_BYTES = 4096
 """The broker's default `offset.metadata.max.bytes`; a longer string fails the whole commit."""
 
@@ -129,7 +131,7 @@ def parse_metadata(position: int, text: str) -> tuple[range, ...]:
     """Return the done offsets above a committed position, ascending.
 
     Nothing, or what another client wrote, says nothing: no offsets. A string that starts like ours
-    but cannot be read raises ValueError: to guess here would be to repeat or lose records.
+    but cannot be read raises UnreadableError: to guess here would be to repeat or lose records.
     """
     if not text.startswith(_PREFIX):
         return ()
@@ -148,8 +150,8 @@ def parse_metadata(position: int, text: str) -> tuple[range, ...]:
     return tuple(runs)
 
 
-def _unreadable(text: str) -> ValueError:
-    return ValueError(f"commit metadata cannot be read: {text[:80]!r}")
+def _unreadable(text: str) -> UnreadableError:
+    return UnreadableError(f"commit metadata cannot be read: {text[:80]!r}")
 
 
 def _width(number: int) -> int:

@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from stream_infer.errors import UnreadableError
 from stream_infer.flow.offsets import OffsetTracker, parse_metadata
 from stream_infer.schemas import DeadLetter
 
@@ -132,14 +133,14 @@ def decode_mark(fields: Mapping[str, object]) -> Mark:
     """Return the mark in a record's fields.
 
     Raises:
-        ValueError: they hold none; to guess would be to put dead letters back twice.
+        UnreadableError: they hold none; to guess would be to put dead letters back twice.
     """
     position, replayed = fields.get("position"), fields.get("replayed")
     if not (isinstance(position, int) and position >= 0 and isinstance(replayed, str)):
-        raise ValueError("it says not which dead letters were put back")
+        raise UnreadableError("it says not which dead letters were put back")
     runs = parse_metadata(position, replayed)
     if replayed and not runs:
-        raise ValueError(f"runs of offsets cannot be read: {replayed[:80]!r}")
+        raise UnreadableError(f"runs of offsets cannot be read: {replayed[:80]!r}")
     return Mark(position, runs)
 
 
@@ -147,10 +148,10 @@ def parse_place(text: str) -> Place:
     """Return the place that is written `partition/offset`.
 
     Raises:
-        ValueError: it is not.
+        UnreadableError: it is not.
     """
     if not (found := _PLACE.fullmatch(text)):
-        raise ValueError(f"{text!r} is not a place such as 0/17: partition, slash, offset")
+        raise UnreadableError(f"{text!r} is not a place such as 0/17: partition, slash, offset")
     return Place(int(found[1]), int(found[2]))
 
 
@@ -158,10 +159,10 @@ def parse_duration(text: str) -> int:
     """Return the seconds of a duration such as `90s`, `15m`, `2h` or `7d`.
 
     Raises:
-        ValueError: it is none.
+        UnreadableError: it is none.
     """
     if not (found := _DURATION.fullmatch(text)):
-        raise ValueError(f"{text!r} is not a duration such as 90s, 15m, 2h or 7d")
+        raise UnreadableError(f"{text!r} is not a duration such as 90s, 15m, 2h or 7d")
     return int(found[1]) * _SECONDS[found[2]]
 
 

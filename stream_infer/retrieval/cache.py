@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from stream_infer.errors import UnreadableError
 from stream_infer.schemas import ModelInfo, Output, Work
 from stream_infer.text import PREPARATION_VERSION
 
@@ -87,21 +88,28 @@ def encode_output(output: Output) -> bytes:
 
 
 def decode_output(value: bytes) -> Output:
-    """Return the output that `encode_output` wrote; raise ValueError for any other bytes."""
+    """Return the output that `encode_output` wrote; raise UnreadableError for any other bytes."""
     if len(value) < _HEADER.size:
-        raise ValueError(f"cached output of {len(value)} bytes is shorter than its header")
+        raise UnreadableError(f"cached output of {len(value)} bytes is shorter than its header")
     version, flags, count = _HEADER.unpack_from(value)
     if version != OUTPUT_VERSION:
-        raise ValueError(f"cached output has version {version}, not {OUTPUT_VERSION}")
+        raise UnreadableError(f"cached output has version {version}, not {OUTPUT_VERSION}")
     if flags & ~_KNOWN_FLAGS or (flags & _HALF and flags & _SINGLE):
-        raise ValueError(f"cached output has unknown flags {flags:#x}")
+        raise UnreadableError(f"cached output has unknown flags {flags:#x}")
     dtype = _DTYPES.get(flags & (_HALF | _SINGLE))
     end = _HEADER.size + count * (dtype.itemsize if dtype else 0)
     if (dtype is None and count) or end > len(value) or (not flags & _HAS_TEXT and end < len(value)):
-        raise ValueError(f"cached output of {len(value)} bytes does not fit its {count} vector items")
+        raise UnreadableError(f"cached output of {len(value)} bytes does not fit its {count} vector items")
     vector = None if dtype is None else np.frombuffer(value, dtype, count, _HEADER.size)
-    text = value[end:].decode() if flags & _HAS_TEXT else None
+    text = _decode_text(value[end:]) if flags & _HAS_TEXT else None
     return Output(vector=vector, text=text, truncated=bool(flags & _TRUNCATED))
+
+
+def _decode_text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise UnreadableError("cached output holds a text that is not valid UTF-8") from error
 
 
 def _owned(output: Output) -> Output:

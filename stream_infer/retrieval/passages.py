@@ -12,7 +12,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_infer.errors import EmptyTextError, InvalidFieldError, TooLargeError
+from stream_infer.errors import EmptyTextError, InvalidFieldError, TooLargeError, UnreadableError
 from stream_infer.schemas import ModelInfo
 from stream_infer.sentences import split_sentences
 from stream_infer.text import prepare_text
@@ -188,14 +188,14 @@ def passage_key(collection: str, document: str, number: int) -> bytes:
 
 
 def parse_passage_key(key: bytes) -> tuple[str, str, int]:
-    """Return collection, document and number; raise ValueError unless `passage_key` made the key."""
+    """Return collection, document and number; raise UnreadableError unless `passage_key` made the key."""
     try:
         collection, document, number = key.decode("ascii").split("/")
         parts = unquote(collection, errors="strict"), unquote(document, errors="strict"), int(number)
     except ValueError as error:
-        raise ValueError(f"passage key {key!r} is not collection/document/number") from error
+        raise UnreadableError(f"passage key {key!r} is not collection/document/number") from error
     if passage_key(*parts) != key or parts[2] < 0:
-        raise ValueError(f"passage key {key!r} is not written as this service writes it")
+        raise UnreadableError(f"passage key {key!r} is not written as this service writes it")
     return parts
 
 
@@ -226,18 +226,20 @@ def decode_passage(key: bytes, value: bytes) -> IndexedPassage:
     """Return the passage of a record on topic `passages`.
 
     Raises:
-        ValueError: the record is no passage of this version; the message names the fault.
+        UnreadableError: the record is no passage of this version; the message names the fault.
     """
     collection, document, number = parse_passage_key(key)
     fields = _decode_fields(value)
     start, end, text = fields["start"], fields["end"], fields["text"]
     if start < 0 or end - start != len(text):
-        raise ValueError(f"passage {key!r}: text of {len(text)} characters does not span {start} to {end}")
+        raise UnreadableError(
+            f"passage {key!r}: text of {len(text)} characters does not span {start} to {end}"
+        )
     if not fields["vector"] or len(fields["vector"]) % 2:
-        raise ValueError(f"passage {key!r}: vector of {len(fields['vector'])} bytes is not float16")
+        raise UnreadableError(f"passage {key!r}: vector of {len(fields['vector'])} bytes is not float16")
     vector = np.frombuffer(fields["vector"], "<f2")
     if not np.isfinite(vector).all():
-        raise ValueError(f"passage {key!r}: vector holds an infinite value")
+        raise UnreadableError(f"passage {key!r}: vector holds an infinite value")
     passage = Passage(collection, document, number, fields["title"], text, start, end)
     return IndexedPassage(passage, vector, fields["revision"])
 
@@ -246,10 +248,10 @@ def _decode_fields(value: bytes) -> dict[str, Any]:
     try:
         fields = msgpack.unpackb(value)
     except (ValueError, msgpack.exceptions.UnpackException) as error:
-        raise ValueError(f"passage is not msgpack: {error}") from error
+        raise UnreadableError(f"passage is not msgpack: {error}") from error
     if not isinstance(fields, dict) or fields.get("version") != PASSAGE_VERSION:
-        raise ValueError(f"passage is not a map of version {PASSAGE_VERSION}")
+        raise UnreadableError(f"passage is not a map of version {PASSAGE_VERSION}")
     for name, kind in _FIELDS.items():
         if type(fields.get(name)) is not kind:
-            raise ValueError(f"passage field {name} is not of type {kind.__name__}")
+            raise UnreadableError(f"passage field {name} is not of type {kind.__name__}")
     return fields

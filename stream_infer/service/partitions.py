@@ -13,7 +13,7 @@ from stream_infer.bus.batches import OutRecord
 from stream_infer.bus.offsets import Committed
 from stream_infer.bus.transactions import PartitionProducer
 from stream_infer.counting import StreamMetrics
-from stream_infer.errors import BusError, PartitionLostError, RecordTooLargeError
+from stream_infer.errors import BusError, PartitionLostError, RecordTooLargeError, UnreadableError
 from stream_infer.flow.offsets import parse_metadata
 from stream_infer.flow.partition import InputPartition, Publication
 from stream_infer.flow.pressure import Load
@@ -156,7 +156,7 @@ class PartitionOwner:
         if self._rewound_to is not None:
             committed = await self._move_back(committed, self._rewound_to)
         start = committed.offset or 0
-        state = InputPartition(start, parse_metadata(start, committed.metadata), self._ordering)
+        state = InputPartition(start, _done_above(self.partition, start, committed.metadata), self._ordering)
         await self._begin(self.partition, committed.offset)
         # Only now, with the flow at the committed offset: what was fetched before is not to be admitted.
         self._state = state
@@ -248,3 +248,11 @@ class PartitionOwner:
 
 def _fields(partition: Partition) -> dict[str, str | int]:
     return {"topic": partition.topic, "partition": partition.partition}
+
+
+def _done_above(partition: Partition, position: int, metadata: str) -> tuple[range, ...]:
+    """Return what a commit says is done above its position; one that cannot be read names its partition."""
+    try:
+        return parse_metadata(position, metadata)
+    except UnreadableError as error:
+        raise UnreadableError(f"{partition.topic}/{partition.partition}: {error}") from error

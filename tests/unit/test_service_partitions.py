@@ -10,7 +10,7 @@ import pytest
 from stream_infer.bus.batches import OutRecord
 from stream_infer.bus.offsets import Committed
 from stream_infer.config import BUILTIN_MODELS, BUILTIN_STREAMS
-from stream_infer.errors import BusError, PartitionLostError, RecordTooLargeError
+from stream_infer.errors import BusError, PartitionLostError, RecordTooLargeError, StreamInferError
 from stream_infer.metrics import Metrics
 from stream_infer.schemas import DeadLetter, Ordering, Outcome, Partition, Record, Result
 from stream_infer.service import partitions
@@ -186,3 +186,25 @@ async def test_of_a_lost_partition_nothing_is_told(metrics: Metrics) -> None:
     async with owning(metrics, [PartitionLostError("fenced")], tracer=tracer) as owner:
         await publish_one(owner)
     assert [] == spans
+
+
+async def test_a_commit_that_cannot_be_read_ends_the_worker_and_is_named(metrics: Metrics) -> None:
+    """To guess what is done would be to repeat or to lose records, so nothing is opened."""
+
+    class Damaged(ScriptedProducer):
+        async def open(self) -> Committed:
+            return Committed(5, "si1:cut sho")
+
+    owner = PartitionOwner(
+        PARTITION,
+        Ordering.NONE,
+        Damaged([]),
+        BareEncoder(),
+        metrics.streams["classify"],
+        begin=lambda *_: pytest.fail("it was opened"),
+        drop=lambda _partition: None,
+        tracer=None,
+        note=lambda *_: None,
+    )
+    with pytest.raises(StreamInferError, match=r"requests\.classify/0: commit metadata .* 'si1:cut sho'"):
+        await owner.run()
