@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from stream_infer.engine.specs import ModelKind, ModelSpec, Precision
+from stream_infer.personal_data import PersonalData
 from stream_infer.schemas import MAX_TOP_K, Ordering, Task
 
 EMBEDDED = "embedded"
@@ -186,6 +187,20 @@ class WebSettings(Section):
     """Whether the live page shows ids, messages and the beginnings of texts."""
 
 
+class PrivacySettings(Section):
+    """What is kept of texts beside their results."""
+
+    redact: bool = False
+    """Dead letters hold no text: a value's length and hash stand for it."""
+    personal_data: tuple[PersonalData, ...] = ()
+    """Kinds that are replaced in texts before cache, models and output see them."""
+
+    @property
+    def hides_text(self) -> bool:
+        """Whether dead letters hold no text: the original's is never free of personal data."""
+        return self.redact or bool(self.personal_data)
+
+
 class TracesSettings(Section):
     """OpenTelemetry traces, sent by OTLP over HTTP; headers, being secrets, only by `OTEL_*` variables."""
 
@@ -245,6 +260,7 @@ class Settings(BaseSettings):
     side_streams: StreamsSettings = StreamsSettings()
     web: WebSettings = WebSettings()
     traces: TracesSettings = TracesSettings()
+    privacy: PrivacySettings = PrivacySettings()
 
     @classmethod
     def settings_customise_sources(

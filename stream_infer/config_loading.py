@@ -60,6 +60,8 @@ def load_settings(path: Path | None = None, **overrides: Any) -> Settings:
     except SettingsError as error:
         faults.append(f"environment: {error}")
     faults += _reference_faults(*_readable_sections(settings, values))
+    if settings is not None and settings.privacy.hides_text and settings.web.show_text:
+        faults.append("web.show_text: shows the texts that privacy keeps from dead letters")
     if faults or settings is None:
         raise ConfigError("\n  ".join([f"{path or 'settings'}: {len(faults)} fault(s)", *faults]))
     return settings

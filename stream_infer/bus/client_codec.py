@@ -101,7 +101,7 @@ def decode_result(record: Record) -> Result:
         stages = _stages(headers["server-timing"])
         identity, model, stream = headers["ce_id"], headers["model"], headers["ce_source"]
     except (KeyError, ValueError) as error:
-        raise MalformedRecordError(f"{record.position}: not a result: {error!r}") from error
+        raise MalformedRecordError(f"{record.position}: not a result: {_lacking(error)}") from error
     body = decode_value(record.value or b"", headers.get("content-type", "").encode())
     body.pop("id", None)
     return Result(
@@ -143,7 +143,16 @@ def decode_dead_letter(record: Record) -> DeadLetter:
         )
         return DeadLetter(original, identity, stream, reason, error, stage, int(attempts))
     except (KeyError, ValueError) as fault:
-        raise MalformedRecordError(f"{record.position}: not a dead letter: {fault!r}") from fault
+        raise MalformedRecordError(f"{record.position}: not a dead letter: {_lacking(fault)}") from fault
+
+
+def _lacking(error: KeyError | ValueError) -> str:
+    """Return what is wrong with the headers; one that is no number is not quoted, for it may be anything."""
+    return (
+        f"no header {error}"
+        if isinstance(error, KeyError)
+        else "a header is not the number that it should be"
+    )
 
 
 def _stages(timing: str) -> Stages:

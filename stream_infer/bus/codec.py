@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 from stream_infer.bus.batches import OutRecord
 from stream_infer.bus.values import CONTENT_TYPES, decode_value, encode_value, kind_of
 from stream_infer.config import ServiceSettings, StreamSettings
 from stream_infer.errors import (
+    INTERNAL,
     EmptyTextError,
     InvalidFieldError,
+    LateError,
     MalformedRecordError,
+    ReplicaDiedError,
+    ReplicaTimeoutError,
     TooLargeError,
     UnknownTaskError,
 )
@@ -36,12 +42,29 @@ MAX_ERROR_CHARS = 1_000
 MAX_BARE_KEY_BYTES = 1_024
 TRACE_HEADERS = ("traceparent", "tracestate")
 DEAD_LETTER_PREFIX = "dead_letter_"
+REDACTED = "redacted"
+"""What stands for a message that may quote a record or a model."""
 
 Header = tuple[str, bytes | None]
 
 _TYPE_PREFIX = "stream_infer."
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{2,8}){0,3}")
 _TIMING = b"bus;dur=%.3f, queue;dur=%.3f, batch;dur=%.3f, engine;dur=%.3f, total;dur=%.3f"
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_PLAIN_REASONS = frozenset(
+    error.reason
+    for error in (
+        EmptyTextError,
+        InvalidFieldError,
+        LateError,
+        MalformedRecordError,
+        ReplicaDiedError,
+        ReplicaTimeoutError,
+        TooLargeError,
+        UnknownTaskError,
+    )
+)
+"""Their messages name fields, sizes and limits, and quote nothing."""
 _KNOWN_HEADERS = frozenset({"ce_id", "ce_type", "content-type"})
 
 
@@ -169,6 +192,34 @@ def encode_bare_dead_letter(letter: DeadLetter, topic: str) -> OutRecord:
     omitted = b"value,headers" if keeps_key else b"key,value,headers"
     headers = [*_reasons(letter), (f"{DEAD_LETTER_PREFIX}omitted", omitted)]
     return OutRecord(topic, key if keeps_key else None, None, headers)
+
+
+def encode_redacted_dead_letter(letter: DeadLetter, topic: str) -> OutRecord:
+    """Return the dead letter without user text: key, id and trace stay, and the value's length and hash.
+
+    Whoever has the value finds its letters by the hash. The record itself is where the letter says.
+    A key over `MAX_BARE_KEY_BYTES` is left out.
+    """
+    record = letter.record
+    value = record.value or b""
+    trace = [header for header in record.headers if header[0] == TRACE_HEADERS[0] and _is_trace(header[1])]
+    stand_in = {"redacted": b"value,headers", "value_bytes": b"%d" % len(value)}
+    stand_in["value_sha256"] = sha256(value).hexdigest().encode()
+    headers = [(DEAD_LETTER_PREFIX + name, told) for name, told in stand_in.items()]
+    key = record.key if record.key is None or len(record.key) <= MAX_BARE_KEY_BYTES else None
+    return OutRecord(topic, key, None, [*trace, *_reasons(replace(letter, error=_plain(letter))), *headers])
+
+
+def _is_trace(traceparent: bytes | None) -> bool:
+    return traceparent is not None and _TRACEPARENT.fullmatch(traceparent) is not None
+
+
+def _plain(letter: DeadLetter) -> str:
+    """Return what failed, without what a message may quote: a field's content, or a model's own words."""
+    if letter.reason in _PLAIN_REASONS:
+        return letter.error
+    # An internal fault's message begins with its class, which `flow.outcomes` has put there.
+    return letter.error.partition(":")[0] if letter.reason == INTERNAL else REDACTED
 
 
 def _reasons(letter: DeadLetter) -> list[Header]:

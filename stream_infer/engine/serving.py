@@ -37,8 +37,9 @@ def answer(message: Message, backends: Mapping[str, Backend]) -> Message:
         return encode_outputs(_run(backends[model], batch, options))
     except Exception as error:  # noqa: BLE001 - the edge of the engine: failures are the caller's to judge
         reason = OutOfMemoryError.reason if is_out_of_memory(error) else ModelFailedError.reason
-        description = describe(error)
-    log.warning("batch_failed", model=model, size=len(batch), reason=reason, error=description)
+        description, kind = describe(error), type(error).__name__
+    # Not its message: a model of somebody's own may quote the text that it decoded.
+    log.warning("batch_failed", model=model, size=len(batch), reason=reason, error=kind)
     if reason == OutOfMemoryError.reason:
         _release_memory()
     return {"reason": reason, "error": description}

@@ -39,6 +39,7 @@ class Entry:
     letter: DeadLetter | None
     fault: str = ""
     is_omitted: bool = False
+    is_redacted: bool = False
 
     @property
     def reason(self) -> str:
@@ -53,6 +54,8 @@ class Entry:
         """
         if self.letter is None:
             return self.fault
+        if self.is_redacted:
+            return f"its value was redacted; the record itself is {self.letter.record.position}"
         if self.is_omitted:
             return "its value was too large to be kept"
         topic = self.letter.record.topic

@@ -103,7 +103,7 @@ def check_document(document: Document) -> None:
     if len(document.text) > MAX_DOCUMENT_CHARS:
         raise TooLargeError(f"text has {len(document.text)} characters, more than {MAX_DOCUMENT_CHARS}")
     if not prepare_text(document.text):
-        raise EmptyTextError(f"document {document.document!r} has no text")
+        raise EmptyTextError("the document has no text")
 
 
 def split_document(
@@ -193,9 +193,9 @@ def parse_passage_key(key: bytes) -> tuple[str, str, int]:
         collection, document, number = key.decode("ascii").split("/")
         parts = unquote(collection, errors="strict"), unquote(document, errors="strict"), int(number)
     except ValueError as error:
-        raise UnreadableError(f"passage key {key!r} is not collection/document/number") from error
+        raise UnreadableError("passage key is not collection/document/number") from error
     if passage_key(*parts) != key or parts[2] < 0:
-        raise UnreadableError(f"passage key {key!r} is not written as this service writes it")
+        raise UnreadableError("passage key is not written as this service writes it")
     return parts
 
 
@@ -232,14 +232,12 @@ def decode_passage(key: bytes, value: bytes) -> IndexedPassage:
     fields = _decode_fields(value)
     start, end, text = fields["start"], fields["end"], fields["text"]
     if start < 0 or end - start != len(text):
-        raise UnreadableError(
-            f"passage {key!r}: text of {len(text)} characters does not span {start} to {end}"
-        )
+        raise UnreadableError(f"text of {len(text)} characters does not span {start} to {end}")
     if not fields["vector"] or len(fields["vector"]) % 2:
-        raise UnreadableError(f"passage {key!r}: vector of {len(fields['vector'])} bytes is not float16")
+        raise UnreadableError(f"vector of {len(fields['vector'])} bytes is not float16")
     vector = np.frombuffer(fields["vector"], "<f2")
     if not np.isfinite(vector).all():
-        raise UnreadableError(f"passage {key!r}: vector holds an infinite value")
+        raise UnreadableError("vector holds an infinite value")
     passage = Passage(collection, document, number, fields["title"], text, start, end)
     return IndexedPassage(passage, vector, fields["revision"])
 

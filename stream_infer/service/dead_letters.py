@@ -122,9 +122,15 @@ def topic_of(settings: Settings, asked: str | None) -> str:
 def to_entry(record: Record) -> Entry:
     """Return a record of the dead-letter topic, whatever it holds."""
     place = Place(record.partition, record.offset)
-    is_omitted = any(name == f"{DEAD_LETTER_PREFIX}omitted" for name, _ in record.headers)
+    names = {name for name, _ in record.headers}
     try:
-        return Entry(place, record.timestamp_ms, decode_dead_letter(record), is_omitted=is_omitted)
+        return Entry(
+            place,
+            record.timestamp_ms,
+            decode_dead_letter(record),
+            is_omitted=f"{DEAD_LETTER_PREFIX}omitted" in names,
+            is_redacted=f"{DEAD_LETTER_PREFIX}redacted" in names,
+        )
     except MalformedRecordError as error:
         return Entry(place, record.timestamp_ms, None, str(error))
 

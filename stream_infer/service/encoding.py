@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from stream_infer.bus.batches import OutRecord
-from stream_infer.bus.codec import ResultEncoder, encode_bare_dead_letter, encode_dead_letter
+from stream_infer.bus.codec import (
+    ResultEncoder,
+    encode_bare_dead_letter,
+    encode_dead_letter,
+    encode_redacted_dead_letter,
+)
 from stream_infer.config import StreamSettings
 from stream_infer.errors import RecordTooLargeError
 from stream_infer.flow.outcomes import dead_letter
@@ -14,16 +19,25 @@ class OutcomeEncoder:
     """Results go to the stream's output topic, dead letters to its dead-letter topic."""
 
     def __init__(
-        self, name: str, stream: StreamSettings, info: ModelInfo, reader: ModelInfo | None = None
+        self,
+        name: str,
+        stream: StreamSettings,
+        info: ModelInfo,
+        reader: ModelInfo | None = None,
+        *,
+        hides_text: bool = False,
     ) -> None:
+        """With `hides_text` dead letters hold no user text."""
         self._name = name
         self._dead_letters = stream.dead_letters
+        self._encode_letter = encode_redacted_dead_letter if hides_text else encode_dead_letter
+        self._encode_bare = encode_redacted_dead_letter if hides_text else encode_bare_dead_letter
         self._results = ResultEncoder(stream, info, name, reader)
 
     def encode(self, outcome: Outcome) -> tuple[Outcome, OutRecord]:
         """Return the outcome with its record; a result that cannot be encoded becomes a dead letter."""
         if isinstance(outcome, DeadLetter):
-            return outcome, encode_dead_letter(outcome, self._dead_letters)
+            return outcome, self._encode_letter(outcome, self._dead_letters)
         try:
             return outcome, self._results.encode(outcome)
         except Exception as error:  # noqa: BLE001 - the edge of the loop: one result must not stop the others
@@ -32,7 +46,7 @@ class OutcomeEncoder:
     def shrink(self, outcome: Outcome, error: RecordTooLargeError) -> tuple[Outcome, OutRecord]:
         """Return a dead letter instead of a result, and a bare dead letter instead of a whole one."""
         if isinstance(outcome, DeadLetter):
-            return outcome, encode_bare_dead_letter(outcome, self._dead_letters)
+            return outcome, self._encode_bare(outcome, self._dead_letters)
         return self._refused(outcome, error)
 
     def _refused(self, outcome: Result, error: Exception) -> tuple[Outcome, OutRecord]:
@@ -46,4 +60,4 @@ class OutcomeEncoder:
             waits=outcome.waits,
             batches=outcome.batches,
         )
-        return letter, encode_dead_letter(letter, self._dead_letters)
+        return letter, self._encode_letter(letter, self._dead_letters)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from time import monotonic, time
 
 from stream_infer.bus.codec import decode_request, record_id
-from stream_infer.config import ServiceSettings, Settings, StreamSettings
+from stream_infer.config import Settings, StreamSettings
 from stream_infer.flow.outcomes import dead_letter
+from stream_infer.personal_data import filter_of
 from stream_infer.schemas import DeadLetter, Partition, Record, Request
 from stream_infer.service.partitions import PartitionOwner
 
@@ -29,6 +30,7 @@ class Intake:
     ) -> None:
         """`owners` changes as partitions come and go."""
         self._limits = settings.service
+        self._personal_data = filter_of(settings.privacy.personal_data)
         self._streams = {stream.input: (name, stream) for name, stream in settings.streams.items()}
         self._owners = owners
         self._submit = submit
@@ -57,7 +59,7 @@ class Intake:
         requests: list[Request] = []
         letters: list[DeadLetter] = []
         for record in owner.admit(records):
-            request = _decode(record, name, stream, self._limits, now=now, wall_ms=wall_ms)
+            request = self._decode(record, name, stream, now=now, wall_ms=wall_ms)
             if isinstance(request, DeadLetter):
                 letters.append(request)
             else:
@@ -66,11 +68,14 @@ class Intake:
             owner.finish(letters)
         self._submit(requests)
 
-
-def _decode(
-    record: Record, name: str, stream: StreamSettings, limits: ServiceSettings, *, now: float, wall_ms: int
-) -> Request | DeadLetter:
-    try:
-        return decode_request(record, name, stream, limits, now=now, wall_ms=wall_ms)
-    except Exception as error:  # noqa: BLE001 - the edge of the loop: one record must not stop the others
-        return dead_letter(record, name, error, "decode", request_id=record_id(record), arrived=now)
+    def _decode(
+        self, record: Record, name: str, stream: StreamSettings, *, now: float, wall_ms: int
+    ) -> Request | DeadLetter:
+        """Return the request without personal data, before anything else sees it, or why there is none."""
+        try:
+            request = decode_request(record, name, stream, self._limits, now=now, wall_ms=wall_ms)
+            if self._personal_data is not None:
+                request = request._replace(body=self._personal_data.apply(request.body))
+        except Exception as error:  # noqa: BLE001 - the edge of the loop: one record must not stop the others
+            return dead_letter(record, name, error, "decode", request_id=record_id(record), arrived=now)
+        return request

@@ -171,7 +171,7 @@ class BatchRunner:
                 threads=self._threads.get(batch.lane),
             )
         except EngineError as error:
-            log.warning("batch_failed", model=batch.lane, items=len(batch.items), error=str(error))
+            log.warning("batch_failed", model=batch.lane, items=len(batch.items), reason=error.reason)
             now = monotonic()
             in_hand.end(batch, now)
             self._processor.batch_failed(batch, error, now)

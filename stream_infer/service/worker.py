@@ -271,7 +271,13 @@ class Worker:
     def _encoder(self, name: str) -> OutcomeEncoder:
         stream = self._settings.streams[name]
         infos = self._inference.infos
-        return OutcomeEncoder(name, stream, infos[stream.model], infos.get(stream.reader_model or ""))
+        return OutcomeEncoder(
+            name,
+            stream,
+            infos[stream.model],
+            infos.get(stream.reader_model or ""),
+            hides_text=self._settings.privacy.hides_text,
+        )
 
     def _embedder(self) -> str | None:
         """The model whose vectors are searched, if any stream answers questions."""

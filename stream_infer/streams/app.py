@@ -16,6 +16,7 @@ from faust.auth import Credentials
 from stream_infer.bus.connection import Connection
 from stream_infer.bus.publisher import Publisher
 from stream_infer.config import Settings
+from stream_infer.personal_data import filter_of
 from stream_infer.schemas import Task
 from stream_infer.streams.agent import Agent, Handler
 from stream_infer.streams.dead_letters import DeadLetters
@@ -91,6 +92,7 @@ class StreamsApp:
             embedder,
             self._publishers[DOCUMENTS],
             self._dead_letters(DOCUMENTS, DOCUMENTS, Task.ANSWER),
+            personal_data=filter_of(self._settings.privacy.personal_data),
         )
         self._add(DOCUMENTS, [retrieval.documents], handler, max_batch=1, max_waiting=WAITING_DOCUMENTS)
 
@@ -118,7 +120,12 @@ class StreamsApp:
         return table  # type: ignore[no-any-return] # DurableTable by the application's settings
 
     def _dead_letters(self, agent: str, stream: str, task: Task) -> DeadLetters:
-        return DeadLetters(self._publishers[agent], dead_letters_topic(self._settings, task), stream)
+        return DeadLetters(
+            self._publishers[agent],
+            dead_letters_topic(self._settings, task),
+            stream,
+            hides_text=self._settings.privacy.hides_text,
+        )
 
     def _fail(self, error: Exception) -> None:
         if not self.failed.done():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -10,7 +11,9 @@ from stream_infer.bus.batches import OutRecord
 from stream_infer.bus.publisher import Publisher
 from stream_infer.config import RetrievalSettings
 from stream_infer.errors import OutcomeError
+from stream_infer.personal_data import PersonalDataFilter
 from stream_infer.retrieval.documents import document_key
+from stream_infer.retrieval.passages import Document
 from stream_infer.schemas import Record
 from stream_infer.streams.dead_letters import DeadLetters
 from stream_infer.streams.documents import Embedder, decode_change, passage_records
@@ -29,17 +32,28 @@ class DocumentHandler:
         embedder: Embedder,
         publisher: Publisher,
         dead_letters: DeadLetters,
+        *,
+        personal_data: PersonalDataFilter | None = None,
     ) -> None:
+        """Documents go through `personal_data`, where there is such a filter, before all else."""
         self._settings = settings
         self._counts = counts
         self._embedder = embedder
         self._publisher = publisher
         self._dead_letters = dead_letters
+        self._personal_data = personal_data
 
     async def handle(self, record: Record) -> None:
         """Bring the passages to what the record says, or reject it."""
         try:
             change = decode_change(record, self._settings.default_collection)
+            if self._personal_data and isinstance(change, Document):
+                # Masks keep every character's place: passages and answers count in the document's.
+                change = replace(
+                    change,
+                    title=self._personal_data.mask(change.title),
+                    text=self._personal_data.mask(change.text),
+                )
             key = document_key(change.collection, change.document)
             old_count = self._counts[key]
             records, count = await passage_records(change, old_count, self._embedder, self._settings.passages)

@@ -8,7 +8,12 @@ import yaml
 
 from stream_infer.bus import topics
 from stream_infer.bus.asyncapi import render
-from stream_infer.bus.codec import DEAD_LETTER_PREFIX, ResultEncoder, encode_bare_dead_letter
+from stream_infer.bus.codec import (
+    DEAD_LETTER_PREFIX,
+    ResultEncoder,
+    encode_bare_dead_letter,
+    encode_redacted_dead_letter,
+)
 from stream_infer.bus.topics import Difference, TopicSpec, load_specs, specs_for, worker_specs_for
 from stream_infer.config import BUILTIN_STREAMS
 from stream_infer.config_loading import load_settings
@@ -83,9 +88,13 @@ def test_results_carry_the_declared_headers(task: str) -> None:
 
 
 def test_dead_letters_carry_the_declared_headers() -> None:
-    out = encode_bare_dead_letter(DeadLetter(RECORD, "id", "s", "reason", "error", "stage"), "dead-letters")
+    letter = DeadLetter(RECORD, "id", "s", "reason", "error", "stage")
+    bare, redacted = (
+        encode(letter, "dead-letters") for encode in (encode_bare_dead_letter, encode_redacted_dead_letter)
+    )
 
-    assert {name for name, _ in out.headers if name.startswith(DEAD_LETTER_PREFIX)} == set(
+    names = {name for name, _ in (*bare.headers, *redacted.headers)}
+    assert {name for name in names if name.startswith(DEAD_LETTER_PREFIX)} == set(
         declared()["dead-letters"].headers
     )
 
