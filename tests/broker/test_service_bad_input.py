@@ -81,6 +81,28 @@ async def test_each_record_ends_once_and_says_why(lane: Lane, tmp_path: Path) ->
     assert all(_header(letter, "error") for letter in letters)
 
 
+async def test_with_privacy_no_text_is_in_dead_letters_or_logs(lane: Lane, tmp_path: Path) -> None:
+    marker = b"zebra-in-the-attic"
+    values = [
+        b'{"text": "' + marker,
+        msgpack.packb({"text": [marker]}),
+        msgpack.packb({"text": f"{marker.decode()} die"}),
+        msgpack.packb({"text": marker.decode()}),
+        marker,
+    ]
+    settings = f"{lane.settings}\n[privacy]\nredact = true\n"
+    async with watched(lane) as outcomes, ServiceProcess(settings, tmp_path) as worker:
+        async with AIOKafkaProducer(bootstrap_servers=lane.connection.bootstrap_servers) as producer:
+            for value in values:
+                await producer.send_and_wait(lane.input, value, b"key", headers=[("note", marker)])
+        await outcomes.reach(len(values))
+
+    letters = await read_committed(lane.connection, lane.dead_letters)
+    assert len(letters) >= 3
+    assert not any(marker in repr((letter.key, letter.value, letter.headers)).encode() for letter in letters)
+    assert marker not in worker.log_path.read_bytes()
+
+
 async def _write_all(lane: Lane) -> None:
     producer = AIOKafkaProducer(
         bootstrap_servers=lane.connection.bootstrap_servers,

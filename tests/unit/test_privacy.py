@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import hashlib
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import msgpack
@@ -167,6 +168,20 @@ def test_a_mask_keeps_every_place(text: str, expected: str) -> None:
     assert len(text) == len(masked)
     assert ("*" in masked) == ("[" in expected)
     assert all(given in {character, "*"} for character, given in zip(text, masked, strict=True))
+
+
+@pytest.mark.parametrize("before", [0, 700, 760, 767, 768, 1_010, 1_024, 5_000])
+def test_personal_data_is_found_wherever_it_stands_in_a_long_text(before: int) -> None:
+    words = ("word " * 1_200)[:before].rstrip() + " "
+    assert f"{words}[EMAIL] {words}" == PersonalDataFilter(KINDS).name(f"{words}ana@example.org {words}")
+
+
+@pytest.mark.parametrize("unit", ["!", "1", "a.", "+1 ", "1-"])
+def test_no_text_takes_long(unit: str) -> None:
+    """Some patterns take time that grows with the square of what they look at."""
+    began = process_time()
+    PersonalDataFilter(list(PersonalData)).name((unit * 65_536)[:65_536])
+    assert process_time() - began < 10.0
 
 
 def test_only_the_kinds_asked_for_go() -> None:
