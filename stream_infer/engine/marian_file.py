@@ -24,6 +24,8 @@ VERSION = 1
 MAX_ITEMS = 65_536
 MAX_RANK = 8
 MAX_NAME_BYTES = 1_024
+LEAST_MULTIPLIER = 1e-30
+"""A weight is an 8-bit value divided by the multiplier; by less than this it would be infinite."""
 SETTINGS_ITEM = "special:model.yml"
 EMBEDDINGS_ITEM = "Wemb"
 ACTIVATION_SUFFIX = "_QuantMultA"
@@ -140,7 +142,7 @@ def _decode(item: _Item, content: bytes, reader: _Reader) -> NDArray[np.float32]
 
 def _dequantise(item: _Item, content: bytes, count: int, reader: _Reader) -> NDArray[np.float32]:
     multiplier = np.frombuffer(content, dtype="<f4", count=1, offset=count)[0]
-    if not np.isfinite(multiplier) or multiplier <= 0:
+    if not np.isfinite(multiplier) or multiplier < LEAST_MULTIPLIER:
         raise reader.fault(f"{item.name} has the multiplier {multiplier}")
     values = np.frombuffer(content, dtype=np.int8, count=count).astype(np.float32)
     weights: NDArray[np.float32] = values / np.float32(multiplier)
