@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import resource
 import sys
+import warnings
 from pathlib import Path
 
 import atheris
@@ -20,6 +21,7 @@ SPARE_BYTES = 256 * 1024 * 1024
 
 def main(name: str, arguments: list[str]) -> None:
     """Run a target until libFuzzer ends the process."""
+    warnings.simplefilter("error")
     target = TARGETS[name]
     for seed in target.seeds:
         target.run(seed)
