@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from loadgen.auditor import audit
-from loadgen.broker import SecurityError
 from loadgen.machine import describe_machine, describe_versions
 from loadgen.options import broker_of, limits_of, load_of, make_parser, place_of, topics_of, trial_of
 from loadgen.page import render
@@ -28,6 +27,7 @@ from loadgen.scrape import Scrape, as_dict, scrape, watching
 from loadgen.search import Trial, judge_trial, search
 from loadgen.texts import BodiesError
 from loadgen.verdict import Verdict, cannot_tell
+from stream_infer.bus.security import SecurityError
 
 OFFENDERS = 1
 CANNOT_TELL = 2

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
-MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
-PASSWORD_VARIABLE: Final = "LOADGEN_SASL_PASSWORD"  # noqa: S105 - where the password is, not what it is
+from stream_infer.bus.obstacles import find_obstacle
+from stream_infer.bus.security import Security, security_arguments
 
-_LAYERS: Final = {"--sasl": "SASL", "--ssl-": "SSL"}
-"""What a protocol must have for options that begin so."""
-
-
-class SecurityError(Exception):
-    """The options do not say how to reach a secured broker; the message says why."""
+SECRETS: Final = {
+    "sasl_password": "LOADGEN_SASL_PASSWORD",
+    "sasl_oauth_client_secret": "LOADGEN_SASL_OAUTH_CLIENT_SECRET",
+}
+"""The secrets, and the variables of the environment that they may be in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,85 +33,33 @@ class Broker:
             **self.security,
         }
 
-
-@dataclass(frozen=True, slots=True)
-class Security:
-    """What was asked for: the files, the user, and how the password is proven."""
-
-    protocol: str = "PLAINTEXT"
-    mechanism: str = "SCRAM-SHA-512"
-    username: str | None = None
-    password_file: Path | None = None
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
-
-    @property
-    def files(self) -> dict[str, Path]:
-        """The files that were given, by their options."""
-        paths = {
-            "--sasl-password-file": self.password_file,
-            "--ssl-ca-file": self.ca_file,
-            "--ssl-cert-file": self.cert_file,
-            "--ssl-key-file": self.key_file,
-        }
-        return {name: path for name, path in paths.items() if path is not None}
+    async def obstacle(self) -> str:
+        """Return why it cannot be reached, or nothing if it can."""
+        found = await find_obstacle(self.arguments, option_name)
+        return found.text if found else ""
 
 
 def secured(bootstrap_servers: str, security: Security, environment: Mapping[str, str]) -> Broker:
-    """Return the broker that is reached in this way; the password's file goes before the environment.
+    """Return the broker that is reached in this way; a secret's file goes before the environment.
 
     Raises:
         SecurityError: something is missing, cannot be used, or would be passed over by the protocol.
     """
-    arguments: dict[str, Any] = {}
-    _refuse_unused(security)
-    _refuse_unreadable(security)
-    if "SSL" in security.protocol:
-        arguments["ssl_context"] = _context(security)
-    if "SASL" in security.protocol:
-        arguments |= _credentials(security, environment)
-    return Broker(bootstrap_servers, security.protocol, arguments)
-
-
-def _refuse_unused(security: Security) -> None:
-    """Refuse what the protocol has no use for: who gives a certificate does not mean plain text."""
-    given = [*security.files, *(["--sasl-username"] if security.username else [])]
-    if unused := [name for name in given if _LAYERS[name[:6]] not in security.protocol]:
-        raise SecurityError(f"--security-protocol: {security.protocol} has no use for {', '.join(unused)}")
-
-
-def _refuse_unreadable(security: Security) -> None:
-    for name, path in security.files.items():
-        try:
-            path.open("rb").close()
-        except OSError as error:
-            raise SecurityError(f"{name}: {path} cannot be read: {error.strerror}") from error
-
-
-def _context(security: Security) -> ssl.SSLContext:
-    if security.key_file and not security.cert_file:
-        raise SecurityError("--ssl-key-file: there is no --ssl-cert-file that it belongs to")
-    try:
-        context = ssl.create_default_context(cafile=security.ca_file)
-        if security.cert_file:
-            context.load_cert_chain(security.cert_file, security.key_file)
-    except ssl.SSLError as error:
-        raise SecurityError(f"--ssl-*-file: not a usable certificate or key: {error.reason}") from error
-    return context
-
-
-def _credentials(security: Security, environment: Mapping[str, str]) -> dict[str, str]:
-    password = environment.get(PASSWORD_VARIABLE)
-    if security.password_file:
-        password = security.password_file.read_text(encoding="utf-8").rstrip("\r\n")
-    if not security.username or not password:
-        raise SecurityError(
-            f"--security-protocol: {security.protocol} needs --sasl-username, and the password in "
-            f"{PASSWORD_VARIABLE} or --sasl-password-file"
-        )
-    return {
-        "sasl_mechanism": security.mechanism,
-        "sasl_plain_username": security.username,
-        "sasl_plain_password": password,
+    found: dict[str, Any] = {
+        name: environment.get(variable)
+        for name, variable in SECRETS.items()
+        if _asks_for(name, security) and getattr(security, f"{name}_file") is None
     }
+    arguments = security_arguments(replace(security, **found), option_name)
+    return Broker(bootstrap_servers, security.security_protocol, arguments)
+
+
+def option_name(field_name: str) -> str:
+    """Return the option, or the variable of the environment, that a field of `Security` comes from."""
+    return SECRETS.get(field_name) or "--" + field_name.replace("_", "-")
+
+
+def _asks_for(secret: str, security: Security) -> bool:
+    """Whether the secret is of any use: a variable that is set for another run is no fault of this one."""
+    is_oauth = security.sasl_mechanism == "OAUTHBEARER"
+    return "SASL" in security.security_protocol and is_oauth == secret.startswith("sasl_oauth")

@@ -6,11 +6,11 @@ import argparse
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from loadgen.broker import MECHANISMS, PASSWORD_VARIABLE, PROTOCOLS, Broker, Security, secured
+from loadgen.broker import SECRETS, Broker, secured
 from loadgen.producer import Load
 from loadgen.running import Place
 from loadgen.schedule import Arrivals, Profile, load_recorded
@@ -18,6 +18,7 @@ from loadgen.scrape import TOKEN_VARIABLE
 from loadgen.search import Limits
 from loadgen.texts import TASKS, Pool, Words, load_bodies, split_by_words
 from loadgen.verdict import Ordering
+from stream_infer.bus.security import MECHANISMS, PROTOCOLS, Security
 
 MOST_EVENTS: Final = 10_000_000
 
@@ -111,15 +112,8 @@ def broker_of(options: argparse.Namespace) -> Broker:
     Raises:
         SecurityError: they do not say how to reach a secured one.
     """
-    security = Security(
-        options.security_protocol,
-        options.sasl_mechanism,
-        options.sasl_username,
-        options.sasl_password_file,
-        options.ssl_ca_file,
-        options.ssl_cert_file,
-        options.ssl_key_file,
-    )
+    given = {each.name: getattr(options, each.name) for each in fields(Security) if each.name not in SECRETS}
+    security = Security(**given)
     return secured(options.bootstrap_servers, security, os.environ)
 
 
@@ -154,14 +148,19 @@ def _add_command(commands: Any, name: str, command: Command, summary: str) -> ar
 
 
 def _add_security(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "a secured broker", f"The password is read from {PASSWORD_VARIABLE} or from a file."
-    )
+    password, secret = SECRETS.values()
+    about = f"A password is read from {password}, a client's secret from {secret}, or each from a file."
+    group = parser.add_argument_group("a secured broker", about)
     add, default = group.add_argument, Security()
-    add("--security-protocol", choices=PROTOCOLS, default=default.protocol)
-    add("--sasl-mechanism", choices=MECHANISMS, default=default.mechanism)
+    add("--security-protocol", choices=PROTOCOLS, default=default.security_protocol)
+    add("--sasl-mechanism", choices=MECHANISMS, default=default.sasl_mechanism)
     add("--sasl-username", metavar="NAME")
     add("--sasl-password-file", type=Path, metavar="FILE")
+    add("--sasl-oauth-token-url", metavar="URL", help="OAUTHBEARER: where tokens are to be had")
+    add("--sasl-oauth-client-id", metavar="NAME")
+    add("--sasl-oauth-client-secret-file", type=Path, metavar="FILE")
+    add("--sasl-oauth-scope", metavar="SCOPE")
+    add("--sasl-oauth-ca-file", type=Path, metavar="FILE", help="who vouches for the token endpoint")
     add("--ssl-ca-file", type=Path, metavar="FILE", help="default: the authorities that the system trusts")
     add("--ssl-cert-file", type=Path, metavar="FILE", help="a client's own certificate")
     add("--ssl-key-file", type=Path, metavar="FILE", help="its key, unless the certificate's file has it")

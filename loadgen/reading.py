@@ -30,6 +30,11 @@ class ReadingError(Exception):
     """The topics cannot be read as asked; the message says why."""
 
 
+async def unreachable(broker: Broker, error: KafkaError) -> str:
+    """Return what to say of a broker whose client did not start: what is in the way, if that can be told."""
+    return f"no broker answers at {broker.bootstrap_servers}: {await broker.obstacle() or error}"
+
+
 class TopicReader:
     """Reads the committed records of topics without a group, so that it leaves no trace on the broker."""
 
@@ -49,7 +54,7 @@ class TopicReader:
             await self._consumer.start()
         except KafkaError as error:
             await _stop(self._consumer)
-            raise ReadingError(f"no broker answers at {self._broker.bootstrap_servers}: {error}") from error
+            raise ReadingError(await unreachable(self._broker, error)) from error
         return self
 
     async def __aexit__(

@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaError
 from loadgen.broker import Broker
 from loadgen.outcomes import read_outcome
 from loadgen.producer import Load, Sender, send_events
-from loadgen.reading import ReadingError, TopicReader
+from loadgen.reading import ReadingError, TopicReader, unreachable
 from loadgen.recorder import Recorder
 from loadgen.verdict import Source
 
@@ -127,5 +127,5 @@ async def _senders(place: Place) -> AsyncIterator[Sequence[Sender]]:
             for sender in senders:
                 await stack.enter_async_context(sender)
         except KafkaError as error:
-            raise ReadingError(f"no broker answers at {place.broker.bootstrap_servers}: {error}") from error
+            raise ReadingError(await unreachable(place.broker, error)) from error
         yield senders

@@ -11,9 +11,9 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_settings import SettingsError
 
 from stream_infer.config import (
@@ -22,6 +22,7 @@ from stream_infer.config import (
     ENV_PREFIX,
     SENTENCE_READER,
     ModelSettings,
+    Section,
     Settings,
     StreamSettings,
     StreamsSettings,
@@ -37,7 +38,14 @@ _FITTING_KINDS = {
     Task.TRANSLATE: {ModelKind.TRANSLATE},
     Task.ANSWER: {ModelKind.EMBED},
 }
-_SECRETS = (("kafka", "sasl_password"), ("web", "token"))
+_SECRETS = tuple(
+    (section, key)
+    for section, entries in Settings.model_fields.items()
+    if isinstance(entries.annotation, type) and issubclass(entries.annotation, Section)
+    for key, field in entries.annotation.model_fields.items()
+    if SecretStr in get_args(field.annotation)
+)
+"""Every setting that is a secret, found by its type so that none can be forgotten."""
 _READER_KINDS = {ModelKind.EXTRACT, ModelKind.GENERATE}
 
 

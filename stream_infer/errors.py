@@ -129,6 +129,10 @@ class BusError(StreamInferError):
     """A fault of the bus: a partition, a producer or the broker."""
 
 
+class AccessRefusedError(BusError):
+    """The broker does not allow it: who may do what must be changed there, and trying again is no use."""
+
+
 class PartitionLostError(BusError):
     """The partition was fenced or assigned elsewhere: its work here is dropped, never resent."""
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, fields
 from typing import Any
 
+from aiokafka import errors
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
+from pydantic import SecretStr
 
+from stream_infer.bus.obstacles import Obstacle, find_obstacle
+from stream_infer.bus.security import Security, SecurityError, security_arguments
 from stream_infer.config import KafkaSettings
-from stream_infer.errors import BusError, ConfigError
+from stream_infer.errors import AccessRefusedError, BusError, ConfigError
 
 TRANSACTION_BACKOFF_MS = 5
 """How long a producer waits before it asks again; aiokafka's 100 ms would stall a transaction that
@@ -22,6 +24,15 @@ starts while the broker still writes the markers of the one before it."""
 
 REACH_BACKOFF = 0.2
 """Seconds between two attempts to reach a broker that does not answer."""
+
+
+REFUSALS = (
+    errors.TopicAuthorizationFailedError,
+    errors.GroupAuthorizationFailedError,
+    errors.ClusterAuthorizationFailedError,
+    errors.TransactionalIdAuthorizationFailed,
+)
+"""What a broker answers to those who lack an access-control entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,33 +54,41 @@ def connect(settings: KafkaSettings, bootstrap_servers: str | None = None) -> Co
     `bootstrap_servers` stands in for the setting where the broker is embedded.
 
     Raises:
-        ConfigError: a secret or certificate cannot be read, or user name and password are not both set.
+        ConfigError: a secret or certificate is missing, cannot be read, or would not be used.
     """
-    arguments: dict[str, Any] = {
-        "bootstrap_servers": bootstrap_servers or settings.bootstrap_servers,
-        "security_protocol": settings.security_protocol,
-    }
-    if "SSL" in settings.security_protocol:
-        arguments["ssl_context"] = _ssl_context(settings)
-    if "SASL" in settings.security_protocol:
-        arguments |= {"sasl_mechanism": settings.sasl_mechanism, **_credentials(settings)}
-    return Connection(settings, arguments)
+    try:
+        arguments = security_arguments(_security(settings), setting_name)
+    except SecurityError as error:
+        raise ConfigError(str(error)) from error
+    servers = bootstrap_servers or settings.bootstrap_servers
+    return Connection(settings, {"bootstrap_servers": servers, **arguments})
+
+
+def setting_name(field: str) -> str:
+    """Return the key of a setting of the connection, by its field."""
+    return f"kafka.{field}" + (
+        " (environment)" if field in {"sasl_password", "sasl_oauth_client_secret"} else ""
+    )
 
 
 async def wait_until_reachable(connection: Connection, wait_seconds: float) -> None:
     """Return once a broker has answered.
 
     Raises:
-        BusError: none did within `wait_seconds`.
+        BusError: none did within `wait_seconds`, or one refuses, which waiting would not change.
     """
+    obstacle: Obstacle | None = None
     try:
         async with asyncio.timeout(wait_seconds):
-            while not await _answers(connection):  # noqa: ASYNC110 - a broker sets no event
+            while obstacle := await find_obstacle(connection.arguments, setting_name):
+                if obstacle.is_final:
+                    raise BusError(f"kafka: {obstacle.text}")
                 await asyncio.sleep(REACH_BACKOFF)
     except TimeoutError:
+        why = f"; {obstacle.text}" if obstacle else ""
         raise BusError(
             f"kafka.bootstrap_servers: no broker answered at {connection.bootstrap_servers} "
-            f"within {wait_seconds:g} s"
+            f"within {wait_seconds:g} s{why}"
         ) from None
 
 
@@ -78,62 +97,43 @@ async def open_admin(connection: Connection) -> AsyncIterator[Any]:
     """Give an admin client for the length of a context.
 
     Raises:
-        BusError: the broker is out of reach, or refused something within the context.
+        AccessRefusedError: the broker does not allow something within the context.
+        BusError: the broker is out of reach, or refused something otherwise.
     """
     admin = AIOKafkaAdminClient(**connection.arguments)
     try:
-        await admin.start()
+        await _start(admin, connection)
         yield admin
     except KafkaError as error:
-        raise BusError(f"the broker refused or did not answer: {error}") from error
+        raise bus_error("the broker refused or did not answer", error) from error
     finally:
         await admin.close()
 
 
-async def _answers(connection: Connection) -> bool:
+async def _start(admin: Any, connection: Connection) -> None:
     try:
-        async with open_admin(connection):
-            return True
-    except (BusError, OSError):
-        return False
+        await admin.start()
+    except errors.KafkaConnectionError as error:
+        obstacle = await find_obstacle(connection.arguments, setting_name)
+        raise BusError(f"kafka: {obstacle.text if obstacle else error}") from error
 
 
-def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
-    _check_readable("kafka.ssl_ca_file", settings.ssl_ca_file)
-    _check_readable("kafka.ssl_cert_file", settings.ssl_cert_file)
-    _check_readable("kafka.ssl_key_file", settings.ssl_key_file)
-    try:
-        context = ssl.create_default_context(cafile=settings.ssl_ca_file)
-        if settings.ssl_cert_file:
-            context.load_cert_chain(settings.ssl_cert_file, settings.ssl_key_file)
-    except ssl.SSLError as error:
-        raise ConfigError(f"kafka.ssl_*_file: not a usable certificate or key: {error.reason}") from error
-    return context
+def bus_error(what: str, error: BaseException) -> BusError:
+    """Return the error that says what failed and why, of the kind that says whether to try again."""
+    for reason in (error, error.__cause__):
+        if isinstance(reason, REFUSALS):
+            return AccessRefusedError(f"{what}: access is refused: {reason}")
+    return BusError(f"{what}: {error}")
 
 
-def _credentials(settings: KafkaSettings) -> dict[str, str]:
-    password = _password(settings)
-    if not settings.sasl_username or not password:
-        raise ConfigError(
-            f"kafka.security_protocol: {settings.security_protocol} needs kafka.sasl_username and "
-            "kafka.sasl_password (environment) or kafka.sasl_password_file"
-        )
-    return {"sasl_plain_username": settings.sasl_username, "sasl_plain_password": password}
-
-
-def _password(settings: KafkaSettings) -> str | None:
-    if settings.sasl_password:
-        return settings.sasl_password.get_secret_value()
-    if settings.sasl_password_file is None:
-        return None
-    _check_readable("kafka.sasl_password_file", settings.sasl_password_file)
-    return settings.sasl_password_file.read_text(encoding="utf-8").rstrip("\r\n")
-
-
-def _check_readable(key: str, path: Path | None) -> None:
-    if path is None:
-        return
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        raise ConfigError(f"{key}: {path} cannot be read: {error.strerror}") from error
+def _security(settings: KafkaSettings) -> Security:
+    given = {each.name: getattr(settings, each.name) for each in fields(Security)}
+    revealed: dict[str, Any] = {
+        name: value.get_secret_value() if isinstance(value, SecretStr) else value
+        for name, value in given.items()
+    }
+    # The environment goes before a file, which need not even be there then.
+    for secret in ("sasl_password", "sasl_oauth_client_secret"):
+        if revealed[secret]:
+            revealed[f"{secret}_file"] = None
+    return Security(**revealed)

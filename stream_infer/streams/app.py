@@ -140,6 +140,8 @@ class _App(faust.App):
 def credentials(arguments: Mapping[str, Any]) -> Credentials | None:
     """Return what Faust needs to log in, from the arguments that aiokafka's clients take."""
     context = arguments.get("ssl_context")
+    if "sasl_oauth_token_provider" in arguments:
+        return faust.OAuthCredentials(oauth_cb=arguments["sasl_oauth_token_provider"], ssl_context=context)
     if "sasl_mechanism" in arguments:
         return faust.SASLCredentials(
             username=arguments["sasl_plain_username"],

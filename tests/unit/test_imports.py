@@ -43,7 +43,7 @@ HOMES = {
     "faiss": {"retrieval"},
     "datafog": {"personal_data"},
     "typer": {"cli"},
-    "aiohttp": {"web"},
+    "aiohttp": {"web", "bus"},
     "opentelemetry": {"tracing"},
     "requests": {"tracing"},
 }

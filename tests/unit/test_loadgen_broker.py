@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from loadgen.__main__ import main
-from loadgen.broker import PASSWORD_VARIABLE, Broker, Security, SecurityError, secured
+from loadgen.broker import SECRETS, Broker, secured
 from loadgen.options import broker_of, make_parser
+from stream_infer.bus.security import Security, SecurityError
 
+PASSWORD_VARIABLE = SECRETS["sasl_password"]
 ENVIRONMENT = {PASSWORD_VARIABLE: "secret"}
 
 
@@ -56,7 +58,7 @@ def test_a_plain_broker_needs_only_servers() -> None:
 
 def test_a_password_file_goes_before_the_environment(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("from the file\n")
-    security = Security("SASL_PLAINTEXT", username="me", password_file=tmp_path / "password")
+    security = Security("SASL_PLAINTEXT", sasl_username="me", sasl_password_file=tmp_path / "password")
 
     broker = secured("a:1", security, ENVIRONMENT)
 
@@ -72,23 +74,23 @@ def test_certificates_go_to_the_context(tmp_path: Path, monkeypatch: pytest.Monk
     calls: list[Any] = []
 
     class Context:
-        load_cert_chain: Callable[..., None] = staticmethod(lambda *given: calls.append(given))
+        load_cert_chain: Callable[..., None] = staticmethod(lambda *given, **_: calls.append(given))
 
     def create(*, cafile: Path) -> Context:
         calls.append(cafile)
         return Context()
 
     monkeypatch.setattr(ssl, "create_default_context", create)
-    security = Security("SSL", ca_file=files[0], cert_file=files[1], key_file=files[2])
+    security = Security("SSL", ssl_ca_file=files[0], ssl_cert_file=files[1], ssl_key_file=files[2])
 
     assert isinstance(secured("a:1", security, {}).arguments["ssl_context"], Context)
     assert [files[0], (files[1], files[2])] == calls
 
 
-@pytest.mark.parametrize("security", [Security("SASL_SSL"), Security("SASL_SSL", username="me")])
+@pytest.mark.parametrize("security", [Security("SASL_SSL"), Security("SASL_SSL", sasl_username="me")])
 def test_missing_credentials_are_named(security: Security) -> None:
     with pytest.raises(SecurityError, match=rf"--sasl-username.*{PASSWORD_VARIABLE}"):
-        secured("a:1", security, {} if security.username else ENVIRONMENT)
+        secured("a:1", security, {} if security.sasl_username else ENVIRONMENT)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_missing_files_are_named(
 
 
 def test_a_missing_password_file_is_named(tmp_path: Path) -> None:
-    security = Security("SASL_PLAINTEXT", username="me", password_file=tmp_path / "missing")
+    security = Security("SASL_PLAINTEXT", sasl_username="me", sasl_password_file=tmp_path / "missing")
 
     with pytest.raises(SecurityError, match=r"--sasl-password-file: .*missing cannot be read"):
         secured("a:1", security, {})
@@ -133,18 +135,18 @@ def test_an_unusable_certificate_is_named(tmp_path: Path) -> None:
     (tmp_path / "ca").write_text("no certificate")
 
     with pytest.raises(SecurityError, match="not a usable certificate"):
-        secured("a:1", Security("SSL", ca_file=tmp_path / "ca"), {})
+        secured("a:1", Security("SSL", ssl_ca_file=tmp_path / "ca"), {})
 
 
 def test_a_key_without_its_certificate_is_refused(tmp_path: Path) -> None:
     (tmp_path / "key").touch()
 
     with pytest.raises(SecurityError, match="--ssl-cert-file"):
-        secured("a:1", Security("SSL", key_file=tmp_path / "key"), {})
+        secured("a:1", Security("SSL", ssl_key_file=tmp_path / "key"), {})
 
 
 def test_no_secret_is_shown() -> None:
-    broker = secured("a:1", Security("SASL_PLAINTEXT", username="me"), ENVIRONMENT)
+    broker = secured("a:1", Security("SASL_PLAINTEXT", sasl_username="me"), ENVIRONMENT)
 
     assert "secret" in json.dumps(broker.arguments)
     assert "secret" not in repr(broker)

@@ -1,4 +1,4 @@
-"""The load generator stands outside: of the service it takes how consumers are made, and nothing else.
+"""The load generator stands outside: of the service it takes only how to reach and read any broker.
 
 The bench is no part of it: it runs the service's engine, and the load generator knows nothing of it.
 """
@@ -13,6 +13,13 @@ PACKAGE = ROOT / "loadgen"
 CONSUMER = "stream_infer.bus.consumer"
 BENCH, PEERS = ("loadgen.bench", "loadgen.peers"), "loadgen.peers"
 HOOKS = {"stream_infer.bus.aborts", "stream_infer.bus.pacing", "stream_infer.bus.tolerance"}
+SECURITY = {f"stream_infer.bus.{name}" for name in ("obstacles", "security", "tokens")}
+ALLOWED = {
+    "reading": {CONSUMER},
+    "broker": SECURITY - {"stream_infer.bus.tokens"},
+    "options": {"stream_infer.bus.security"},
+    "__main__": {"stream_infer.bus.security"},
+}
 PURE = ("audit", "charts", "gauges", "latency", "outcomes", "recorder", "schedule", "search")
 
 
@@ -27,8 +34,8 @@ def of_the_service(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.name)
-def test_only_reading_takes_anything_of_the_service(path: Path) -> None:
-    assert of_the_service(path) == ({CONSUMER} if path.stem == "reading" else set())
+def test_it_takes_of_the_service_what_it_may_and_no_more(path: Path) -> None:
+    assert of_the_service(path) == ALLOWED.get(path.stem, set())
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.name)
@@ -46,11 +53,11 @@ def test_only_the_contenders_own_processes_load_models(path: Path) -> None:
     assert {name for name in imported(path) if name.startswith(PEERS)} <= allowed
 
 
-@pytest.mark.parametrize("name", sorted({CONSUMER, *HOOKS}))
+@pytest.mark.parametrize("name", sorted({CONSUMER, *HOOKS, *SECURITY}))
 def test_what_it_takes_knows_nothing_of_the_service(name: str) -> None:
     path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
 
-    assert of_the_service(path) == (HOOKS if name == CONSUMER else set())
+    assert of_the_service(path) <= (HOOKS if name == CONSUMER else SECURITY)
 
 
 @pytest.mark.parametrize("name", PURE)
