@@ -111,6 +111,7 @@ class Client:
         self._publisher = Publisher(self._connection)
         self._unsent: asyncio.Queue[_Unsent] = asyncio.Queue(MAX_UNSENT)
         self._pending: dict[str, asyncio.Future[Outcome]] = {}
+        self._refusal: BusError | None = None
         self._tasks = asyncio.TaskGroup()
         self._running: list[asyncio.Task[None]] = []
 
@@ -260,6 +261,8 @@ class Client:
         task = _TASKS[type(request.body)]
         if (stream := self._streams.get(task)) is None:
             raise ConfigError(f"no stream does {task}")
+        if self._refusal is not None:
+            raise self._refusal
         if request.id in self._pending:
             raise ValueError(f"request {request.id} is under way already")
         traceparent = request.traceparent or current_traceparent()
@@ -291,13 +294,23 @@ class Client:
                         unsent.outcome.set_result(None)
 
     async def _receive(self) -> None:
-        async for records in self._follower:
-            for record in records:
-                identity = outcome_id(record)
-                outcome = self._pending.get(identity) if identity else None
-                if outcome is not None and not outcome.done():
-                    self._settle(record, outcome)
-                    self._pending.pop(str(identity), None)
+        """Settle what comes, until the broker refuses for good; then nothing is awaited any more."""
+        try:
+            async for records in self._follower:
+                self._take(records)
+        except BusError as error:
+            self._refusal = error
+            for outcome in self._pending.values():
+                if not outcome.done():
+                    outcome.set_exception(error)
+
+    def _take(self, records: list[Record]) -> None:
+        for record in records:
+            identity = outcome_id(record)
+            outcome = self._pending.get(identity) if identity else None
+            if outcome is not None and not outcome.done():
+                self._settle(record, outcome)
+                self._pending.pop(str(identity), None)
 
     def _settle(self, record: Record, outcome: asyncio.Future[Outcome]) -> None:
         decode = decode_dead_letter if record.topic in self._dead_letters else decode_result

@@ -11,15 +11,17 @@ import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from stream_infer.bus.connection import REACH_BACKOFF, Connection
+from stream_infer.bus.connection import REACH_BACKOFF, REFUSALS, Connection, bus_error
 from stream_infer.bus.consumer import make_consumer, partitions_of, wait_until_settled
 from stream_infer.bus.source import to_record
 from stream_infer.bus.topics import require
-from stream_infer.errors import BusError
 from stream_infer.schemas import Record
 
 POLL_MS = 1_000
 """How long one wait for records lasts; records end it at once."""
+
+MAX_PAUSE = 5.0
+"""Seconds before the broker is asked again, at most, while it answers with nothing but errors."""
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +49,7 @@ class TopicFollower:
         self._settles = settles
         self._consumer: Any = None
         self._ends: dict[TopicPartition, int] = {}
+        self._pause, self._known = REACH_BACKOFF, ""
 
     async def __aenter__(self) -> Self:
         """Fix where to begin: records written from here on are seen.
@@ -63,7 +66,7 @@ class TopicFollower:
         except BaseException as error:
             await self._consumer.stop()
             if isinstance(error, KafkaError):
-                raise BusError(f"cannot follow {', '.join(self._topics)}: {error}") from error
+                raise bus_error(f"cannot follow {', '.join(self._topics)}", error) from error
             raise
         return self
 
@@ -73,7 +76,11 @@ class TopicFollower:
         await self._consumer.stop()
 
     async def __aiter__(self) -> AsyncIterator[list[Record]]:
-        """Give the records as they come, many at a time; it does not end by itself."""
+        """Give the records as they come, many at a time; it does not end by itself.
+
+        Raises:
+            AccessRefusedError: the broker does not let this client read a topic.
+        """
         while True:
             if not self.caught_up.is_set():
                 await self._note_progress()
@@ -108,11 +115,21 @@ class TopicFollower:
         except OffsetOutOfRangeError as error:
             await self._return_into_range(error.args[0])
             return []
+        except REFUSALS as error:
+            raise bus_error(f"cannot follow {', '.join(self._topics)}", error) from error
         except KafkaError as error:
-            log.warning("follow_failed", topics=self._topics, error=str(error))
-            await asyncio.sleep(REACH_BACKOFF)
+            await self._back_off(error)
             return []
+        self._pause, self._known = REACH_BACKOFF, ""
         return [to_record(message) for messages in fetched.values() for message in messages]
+
+    async def _back_off(self, error: KafkaError) -> None:
+        """Wait, each time longer; what is wrong is said once, until it is something else."""
+        if str(error) != self._known:
+            log.warning("follow_failed", topics=self._topics, error=str(error))
+        self._known = str(error)
+        await asyncio.sleep(self._pause)
+        self._pause = min(self._pause * 2, MAX_PAUSE)
 
     async def _return_into_range(self, positions: dict[TopicPartition, int]) -> None:
         """Go on from the oldest record that is left; a follower only ever wants what is there."""

@@ -12,8 +12,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupAuthorizationFailedError, KafkaError
 
-from stream_infer.bus.connection import REACH_BACKOFF, Connection
-from stream_infer.errors import BusError
+from stream_infer.bus.connection import REACH_BACKOFF, Connection, bus_error
 from stream_infer.schemas import Partition
 
 
@@ -39,7 +38,7 @@ class CommittedOffsets:
             await self._admin.start()
         except KafkaError as error:
             await self._admin.close()
-            raise BusError(f"cannot read offsets of group {self._group}: {error}") from error
+            raise bus_error(f"cannot read offsets of group {self._group}", error) from error
         return self
 
     async def __aexit__(
@@ -54,7 +53,7 @@ class CommittedOffsets:
         "never committed": the group would start over. So a missing partition means "ask again".
 
         Raises:
-            BusError: access to the group is refused.
+            AccessRefusedError: the broker does not allow it.
         """
         targets = [TopicPartition(p.topic, p.partition) for p in partitions]
         while True:
@@ -67,7 +66,7 @@ class CommittedOffsets:
         try:
             return await self._admin.list_consumer_group_offsets(self._group, partitions=targets)  # type: ignore[no-any-return] # aiokafka publishes no types
         except GroupAuthorizationFailedError as error:
-            raise BusError(f"access to group {self._group} is refused: {error}") from error
+            raise bus_error(f"group {self._group}", error) from error
         except (KafkaError, AttributeError):  # it trips over its own report of a partition's error
             return {}
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 from aiokafka.errors import KafkaError
 
 from stream_infer.bus.batches import OutRecord
-from stream_infer.bus.connection import Connection
+from stream_infer.bus.connection import Connection, bus_error
 from stream_infer.bus.sending import BATCH_BYTES, confirm, send_records, start_producer, stop_producer
 from stream_infer.errors import BusError
 
@@ -40,6 +40,7 @@ class Publisher:
 
         Raises:
             RecordTooLargeError: one record is too large for the broker.
+            AccessRefusedError: the broker does not allow it.
             BusError: the broker refuses; some of the records may have been written.
         """
         self._turn += 1
@@ -50,7 +51,7 @@ class Publisher:
             await self._start()
             if isinstance(error, BusError):
                 raise
-            raise BusError(f"the records were not written: {error}") from error
+            raise bus_error("the records were not written", error) from error
 
     async def _start(self) -> None:
         try:
@@ -58,4 +59,4 @@ class Publisher:
                 self._connection, batch_bytes=BATCH_BYTES, transactional_id=None
             )
         except KafkaError as error:
-            raise BusError(f"no producer could be started: {error}") from error
+            raise bus_error("no producer could be started", error) from error

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed, RecordListTooLargeError
 
@@ -26,6 +27,9 @@ class Delivery:
     acknowledged: asyncio.Future[Any]
 
 
+log = structlog.get_logger(__name__)
+
+
 class BatchTooLargeError(BusError):
     """The broker takes each record but not so many in one batch: smaller batches may pass."""
 
@@ -38,6 +42,7 @@ async def start_producer(connection: Connection, *, batch_bytes: int, transactio
     Raises:
         KafkaError: the broker refuses, and will refuse again.
     """
+    known = ""
     while True:
         producer = AIOKafkaProducer(
             **connection.arguments,
@@ -54,6 +59,9 @@ async def start_producer(connection: Connection, *, batch_bytes: int, transactio
             await stop_producer(producer)
             if not _may_pass(error):
                 raise
+            if str(error) != known:
+                log.warning("producer_waits", transactional_id=transactional_id, error=str(error))
+            known = str(error)
             await asyncio.sleep(REACH_BACKOFF)
         else:
             return producer

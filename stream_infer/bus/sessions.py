@@ -11,7 +11,7 @@ from aiokafka.errors import IllegalOperation, InvalidProducerEpoch, KafkaError, 
 from aiokafka.structs import OffsetAndMetadata
 
 from stream_infer.bus.batches import OutRecord
-from stream_infer.bus.connection import Connection
+from stream_infer.bus.connection import Connection, bus_error
 from stream_infer.bus.offsets import Committed
 from stream_infer.bus.sending import Delivery, confirm, send_records, start_producer, stop_producer
 from stream_infer.errors import BusError, PartitionLostError
@@ -33,7 +33,7 @@ async def start_session(
     except _FENCED as error:
         raise PartitionLostError(f"{transactional_id} was taken by another worker") from error
     except KafkaError as error:
-        raise BusError(f"{transactional_id}: no producer could be started: {error}") from error
+        raise bus_error(f"{transactional_id}: no producer could be started", error) from error
     return ProducerSession(producer, transactional_id)
 
 

@@ -11,17 +11,15 @@ import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import (
     CommitFailedError,
-    GroupAuthorizationFailedError,
     IllegalStateError,
     KafkaError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
-    TopicAuthorizationFailedError,
 )
 from aiokafka.structs import OffsetAndMetadata
 
 from stream_infer.bus.assignment import Assignment, RebalanceCallback
-from stream_infer.bus.connection import Connection
+from stream_infer.bus.connection import REFUSALS, Connection, bus_error
 from stream_infer.bus.consumer import make_consumer
 from stream_infer.bus.topics import require
 from stream_infer.errors import BusError, PartitionLostError
@@ -44,8 +42,6 @@ LEAVE_SECONDS = 5.0
 """How long leaving the group may take."""
 REBALANCE_GRACE = 0.5
 """Seconds that a fetch may take beyond its wait while the group rebalances."""
-
-_REFUSALS = (GroupAuthorizationFailedError, TopicAuthorizationFailedError)
 
 log = structlog.get_logger(__name__)
 
@@ -104,7 +100,7 @@ class Source:
         except BaseException as error:
             await self._consumer.stop()
             if isinstance(error, KafkaError):
-                raise BusError(f"cannot consume {', '.join(self._topics)}: {error}") from error
+                raise bus_error(f"cannot consume {', '.join(self._topics)}", error) from error
             raise
         return self
 
@@ -202,7 +198,7 @@ class Source:
         except (CommitFailedError, IllegalStateError) as error:
             raise PartitionLostError(f"{partition} was given to another worker: {error}") from error
         except KafkaError as error:
-            raise BusError(f"{partition}: offset {offset} was not committed: {error}") from error
+            raise bus_error(f"{partition}: offset {offset} was not committed", error) from error
 
     def lag(self) -> dict[Partition, int]:
         """Return how many records wait in each flowing partition, as of the last answered fetch."""
@@ -247,7 +243,7 @@ class Source:
         try:
             return (await offsets_of([target]))[target]
         except KafkaError as error:
-            raise BusError(f"{target}: its offsets could not be read: {error}") from error
+            raise bus_error(f"{target}: its offsets could not be read", error) from error
 
     async def _leave_gap(self, positions: dict[TopicPartition, int]) -> None:
         """Deal with partitions that hold no record at the position to be read.
@@ -287,8 +283,8 @@ class Source:
         return start
 
     async def _back_off(self, error: KafkaError) -> None:
-        if isinstance(error, _REFUSALS):
-            raise BusError(f"the broker refuses access: {error}") from error
+        if isinstance(error, REFUSALS):
+            raise bus_error(f"cannot consume {', '.join(self._topics)}", error) from error
         now = asyncio.get_running_loop().time()
         self._failing_since = self._failing_since or now
         if now - self._failing_since > PATIENCE:

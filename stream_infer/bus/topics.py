@@ -11,14 +11,21 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import structlog
 from aiokafka.admin import NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
+from aiokafka.protocol.metadata import MetadataRequest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stream_infer.bus.connection import REACH_BACKOFF, Connection, open_admin
 from stream_infer.config import Settings, TopicName
-from stream_infer.errors import BusError, ConfigError
+from stream_infer.errors import AccessRefusedError, BusError, ConfigError
 from stream_infer.schemas import Task
 
 MAX_REPLICAS = 3
@@ -28,6 +35,9 @@ CHANGELOG = "{application}-{table}-changelog"
 """How Faust names the topic that it keeps a table in."""
 DECLARED_APPLICATION = "stream-infer-streams"
 """The application that the side streams' changelogs are declared for."""
+
+
+log = structlog.get_logger(__name__)
 
 
 class _Declared(BaseModel):
@@ -193,8 +203,23 @@ async def require(connection: Connection, names: Iterable[str]) -> None:
     """
     async with open_admin(connection) as admin:
         missing = sorted(set(names) - set(await admin.list_topics()))
+        await _refuse_hidden(admin, missing)
     if missing:
         raise ConfigError(f"no such topic: {', '.join(missing)}; `stream-infer topics apply` creates them")
+
+
+async def _refuse_hidden(admin: Any, missing: Sequence[str]) -> None:
+    """Raise AccessRefusedError if topics that are not listed are only hidden from this client."""
+    if not missing:
+        return
+    asked = await admin._send_request(MetadataRequest(list(missing), allow_auto_topic_creation=False))  # noqa: SLF001 - the public way would create them
+    codes = {topic["topic"]: topic["error_code"] for topic in asked.to_object()["topics"]}
+    hidden = sorted(name for name, code in codes.items() if code == TopicAuthorizationFailedError.errno)
+    if hidden:
+        raise AccessRefusedError(
+            f"no access to topic {', '.join(hidden)}: each needs an access-control entry for what is done "
+            "with it (deploy/acls.yaml), and may not even exist"
+        )
 
 
 async def partition_counts(connection: Connection, names: Sequence[str]) -> dict[str, int]:
@@ -244,7 +269,11 @@ async def _replicas(admin: Any) -> int:
     """Return the broker's own default, which this version of the protocol cannot ask it to apply."""
     brokers = [broker["node_id"] for broker in (await admin.describe_cluster())["brokers"]]
     asked = ConfigResource(ConfigResourceType.BROKER, str(brokers[0]), {REPLICAS_SETTING: ""})
-    configs = await _configs(admin, [asked])
+    try:
+        configs = await _configs(admin, [asked])
+    except ClusterAuthorizationFailedError:
+        log.warning("replication_default_unknown", needed="DescribeConfigs on the cluster")
+        configs = {}
     default = next(iter(configs.values()), {}).get(REPLICAS_SETTING)
     return int(default) if default else min(MAX_REPLICAS, len(brokers))
 
@@ -256,11 +285,11 @@ async def _partition_counts(admin: Any, names: Sequence[str]) -> dict[str, int]:
 
 async def _configs(admin: Any, asked: list[ConfigResource]) -> dict[str, dict[str, str]]:
     responses = await admin.describe_configs(asked) if asked else []
-    return {
-        name: {entry[0]: entry[1] for entry in entries}
-        for response in responses
-        for _code, _message, _kind, name, entries in response.resources
-    }
+    resources = [resource for response in responses for resource in response.resources]
+    for code, message, _kind, name, _entries in resources:
+        if code:
+            raise for_code(code)(f"the configuration of {name}: {message}")
+    return {name: {entry[0]: entry[1] for entry in entries} for *_, name, entries in resources}
 
 
 def _differences(spec: TopicSpec, partitions: int, configs: dict[str, str]) -> Iterable[Difference]:

@@ -9,7 +9,7 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from stream_infer.bus.batches import OutRecord
-from stream_infer.bus.connection import Connection
+from stream_infer.bus.connection import Connection, bus_error
 from stream_infer.bus.offsets import Committed
 from stream_infer.bus.sending import (
     BATCH_BYTES,
@@ -50,6 +50,7 @@ class PartitionProducer(Protocol):
             RecordTooLargeError: one record is too large; publish again without it.
             PartitionLostError: the partition has another owner or the broker gave up on the
                 transaction: drop the partition's work, never resend it.
+            AccessRefusedError: nothing was committed, and publishing again is no use.
             BusError: nothing was committed; publish the same again.
         """
         ...
@@ -207,7 +208,7 @@ class TransactionalProducer:
         if isinstance(error, RecordTooLargeError):
             raise error
         log.warning("transaction_aborted", partition=str(self._partition), error=str(error))
-        raise BusError(f"{self._partition}: the transaction was aborted: {error}") from error
+        raise bus_error(f"{self._partition}: the transaction was aborted", error) from error
 
     async def _reopen(self, target: Committed) -> bool:
         """Open after a failure and return whether the position is there that was to be committed.
@@ -242,7 +243,7 @@ class AtLeastOnceProducer:
                 self._connection, batch_bytes=self._batch_bytes, transactional_id=None
             )
         except KafkaError as error:
-            raise BusError(f"{self._partition}: no producer could be started: {error}") from error
+            raise bus_error(f"{self._partition}: no producer could be started", error) from error
         return (await self._offsets.read([self._partition]))[self._partition]
 
     async def publish(self, records: Sequence[OutRecord], offset: int, metadata: str) -> None:
@@ -264,7 +265,7 @@ class AtLeastOnceProducer:
             await self.open()
             if isinstance(error, BusError):
                 raise
-            raise BusError(f"{self._partition}: the records were not written: {error}") from error
+            raise bus_error(f"{self._partition}: the records were not written", error) from error
         self._producer = producer
         await self._commit(self._partition, offset, metadata)
 

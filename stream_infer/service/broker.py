@@ -9,9 +9,9 @@ import structlog
 
 from stream_infer.bus.connection import Connection, connect, wait_until_reachable
 from stream_infer.bus.embedded import EmbeddedBroker
-from stream_infer.bus.topics import apply, check, specs_for, worker_specs_for
+from stream_infer.bus.topics import apply, check, require, specs_for, worker_specs_for
 from stream_infer.config import Settings
-from stream_infer.errors import ConfigError
+from stream_infer.errors import AccessRefusedError
 
 log = structlog.get_logger(__name__)
 
@@ -42,14 +42,18 @@ async def open_connection(settings: Settings) -> AsyncIterator[Connection]:
 async def check_topics(connection: Connection, settings: Settings) -> None:
     """Return if every topic that a worker uses exists; other differences are only logged.
 
+    A worker need not be allowed to see how topics are set.
+
     Raises:
         ConfigError: topics are missing; all are named.
+        AccessRefusedError: topics are hidden from this worker; all are named.
     """
-    differences = await check(connection, worker_specs_for(settings))
-    missing = [difference.topic for difference in differences if difference.actual is None]
-    if missing:
-        raise ConfigError(
-            f"topics are missing: {', '.join(missing)}; create them with: stream-infer topics apply"
-        )
+    specs = worker_specs_for(settings)
+    await require(connection, [spec.name for spec in specs])
+    try:
+        differences = await check(connection, specs)
+    except AccessRefusedError as error:
+        log.info("topics_not_compared", error=str(error))
+        return
     for difference in differences:
         log.warning("topic_differs", difference=str(difference))

@@ -11,7 +11,7 @@ from stream_infer.bus.batches import OutRecord
 from stream_infer.bus.connection import Connection
 from stream_infer.bus.follower import TopicFollower
 from stream_infer.bus.publisher import Publisher
-from stream_infer.errors import BusError, ConfigError
+from stream_infer.errors import AccessRefusedError, BusError, ConfigError
 from stream_infer.retrieval.cache import EmbeddingCache, decode_output, encode_output
 from stream_infer.retrieval.index import PassageIndex
 from stream_infer.retrieval.passages import decode_passage
@@ -37,6 +37,9 @@ async def follow_passages(
     """Keep the index as the topic says, until cancelled; `replayed` is set once it is up to date.
 
     Passages whose vectors come from another model than `space` names are left out and logged.
+
+    Raises:
+        AccessRefusedError: the broker does not let this worker read the topic.
     """
     async with TopicFollower(connection, [topic]) as follower, asyncio.TaskGroup() as group:
         group.create_task(_forward(follower.caught_up, replayed))
@@ -53,7 +56,10 @@ async def share_cache(
 ) -> None:
     """Publish what this worker computed and take in what others did, until cancelled.
 
-    Losing entries costs time, never correctness, so a refused write is logged and forgotten.
+    Losing entries costs time, never correctness, so a failed write is logged and forgotten.
+
+    Raises:
+        AccessRefusedError: the broker does not let this worker read or write the topic.
     """
     async with (
         TopicFollower(connection, [topic]) as follower,
@@ -136,5 +142,7 @@ async def _give_out(
             continue
         try:
             await publisher.publish(entries)
+        except AccessRefusedError:
+            raise
         except BusError as error:
             log.warning("cache_entries_not_shared", entries=len(entries), error=str(error))

@@ -13,7 +13,13 @@ from stream_infer.bus.batches import OutRecord
 from stream_infer.bus.offsets import Committed
 from stream_infer.bus.transactions import PartitionProducer
 from stream_infer.counting import StreamMetrics
-from stream_infer.errors import BusError, PartitionLostError, RecordTooLargeError, UnreadableError
+from stream_infer.errors import (
+    AccessRefusedError,
+    BusError,
+    PartitionLostError,
+    RecordTooLargeError,
+    UnreadableError,
+)
 from stream_infer.flow.offsets import parse_metadata
 from stream_infer.flow.partition import InputPartition, Publication
 from stream_infer.flow.pressure import Load
@@ -106,6 +112,9 @@ class PartitionOwner:
         """Own the partition until cancelled; a loss drops the work and takes the partition over again.
 
         A loss that is final is followed by the partition's revocation, which cancels this.
+
+        Raises:
+            AccessRefusedError: the broker does not let this worker do what the partition needs.
         """
         try:
             while True:
@@ -204,7 +213,7 @@ class PartitionOwner:
                 outcomes[place], records[place] = self._encoder.shrink(outcomes[place], error)
                 if trace:
                     trace.stamp(place, outcomes[place], records[place].headers, monotonic())
-            except PartitionLostError:
+            except (PartitionLostError, AccessRefusedError):
                 raise
             except BusError as error:
                 log.warning("publish_failed", **_fields(self.partition), error=str(error))

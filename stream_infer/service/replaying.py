@@ -15,7 +15,7 @@ from stream_infer.bus.offsets import CommittedOffsets
 from stream_infer.bus.replays import encode_entry, ensure_ledger, ledger_of
 from stream_infer.bus.transactions import PartitionProducer, TransactionalProducer
 from stream_infer.config import Settings
-from stream_infer.errors import BusError, PartitionLostError, RecordTooLargeError
+from stream_infer.errors import AccessRefusedError, BusError, PartitionLostError, RecordTooLargeError
 from stream_infer.flow.replay import Mark, Place, Step, encode_mark, plan_replay
 from stream_infer.service.dead_letters import Replay, reach, read_marks
 
@@ -124,7 +124,7 @@ class _Replayer:
         for attempt in count(1):
             try:
                 await self._producer.publish(records, position, self._token)
-            except (PartitionLostError, RecordTooLargeError):
+            except (AccessRefusedError, PartitionLostError, RecordTooLargeError):
                 raise
             except BusError as error:
                 if attempt == MAX_ATTEMPTS:
