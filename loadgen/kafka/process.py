@@ -7,11 +7,12 @@ import contextlib
 import os
 import signal
 import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from loadgen.kafka.security import SCRAM_USER, SecuredListener
 from stream_infer.bus.embedded import HOST, free_port, guarded
 
 HERE = Path(__file__).parent
@@ -25,10 +26,10 @@ _PROPERTIES = """
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@{host}:{controller}
-listeners=PLAINTEXT://{host}:{port},SECURED://{host}:{secured},CONTROLLER://{host}:{controller}
-advertised.listeners=PLAINTEXT://{host}:{port},SECURED://{host}:{secured}
+listeners={listeners},CONTROLLER://{host}:{controller}
+advertised.listeners={listeners}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SECURED:SASL_SSL
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,{protocols}
 log.dirs={directory}/log
 auto.create.topics.enable=false
 offsets.topic.replication.factor=1
@@ -45,21 +46,36 @@ group.min.session.timeout.ms=1000
 _JAVA = ("-Xmx400m", "-Xms128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 
+PLAIN = "PLAINTEXT"
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What a broker has beside its plain listener: others, each with its protocol, and what they need."""
+
+    listeners: Mapping[str, str] = field(default_factory=dict)
+    properties: str = ""
+    java: tuple[str, ...] = ()
+    format: tuple[str, ...] = ()
+    """What the tool that formats its storage is told."""
+
+
+NO_EXTRAS = Extras()
+
+
 class KafkaProcess:
     """A broker with the same manners as `EmbeddedBroker`: stop and start keep data and port."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, extras: Extras = NO_EXTRAS) -> None:
         self._directory = directory
-        self._port = free_port()
+        self._extras = extras
+        self._ports = {name: free_port() for name in (PLAIN, *extras.listeners)}
         self._controller = free_port()
-        self._secured = free_port()
-        self._listener = SecuredListener(directory)
         self._classpath = ""
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Self:
         self._classpath = await asyncio.to_thread(_classpath)
-        await asyncio.to_thread(self._listener.make_certificate, _java("keytool"), HOST)
         await self._format()
         await self.start()
         return self
@@ -72,23 +88,25 @@ class KafkaProcess:
     @property
     def bootstrap_servers(self) -> str:
         """Where the broker listens."""
-        return f"{HOST}:{self._port}"
+        return self.servers(PLAIN)
 
-    @property
-    def secured_servers(self) -> str:
-        """Where it listens to whoever has a password, over TLS."""
-        return f"{HOST}:{self._secured}"
-
-    @property
-    def ca_file(self) -> Path:
-        """What the clients of `secured_servers` trust."""
-        return self._listener.ca_file
+    def servers(self, listener: str) -> str:
+        """Return where one of its listeners is."""
+        return f"{HOST}:{self._ports[listener]}"
 
     async def start(self) -> None:
         """Start the broker and wait until it accepts connections."""
         with (self._directory / "broker.log").open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                *guarded(_java(), *_JAVA, "-cp", self._classpath, "kafka.Kafka", str(self._properties)),
+                *guarded(
+                    _java(),
+                    *_JAVA,
+                    *self._extras.java,
+                    "-cp",
+                    self._classpath,
+                    "kafka.Kafka",
+                    str(self._properties),
+                ),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -112,18 +130,22 @@ class KafkaProcess:
     def _properties(self) -> Path:
         return self._directory / "server.properties"
 
+    @property
+    def _protocols(self) -> Mapping[str, str]:
+        return {PLAIN: "PLAINTEXT", **self._extras.listeners}
+
     async def _format(self) -> None:
         text = _PROPERTIES.format(
             host=HOST,
-            port=self._port,
-            secured=self._secured,
+            listeners=",".join(f"{name}://{HOST}:{port}" for name, port in self._ports.items()),
+            protocols=",".join(f"{name}:{protocol}" for name, protocol in self._protocols.items()),
             controller=self._controller,
             directory=self._directory,
         )
-        self._properties.write_text(text + self._listener.properties)
+        self._properties.write_text(text + self._extras.properties)
         tool = ("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(self._properties))
         formatting = await asyncio.create_subprocess_exec(
-            *(_java(), *_JAVA, "-cp", self._classpath, *tool, "--add-scram", SCRAM_USER),
+            *(_java(), *_JAVA, "-cp", self._classpath, *tool, *self._extras.format),
             stdout=asyncio.subprocess.DEVNULL,
         )
         if await formatting.wait():
@@ -131,7 +153,7 @@ class KafkaProcess:
 
     async def _accepts(self) -> bool:
         try:
-            _, writer = await asyncio.open_connection(HOST, self._port)
+            _, writer = await asyncio.open_connection(HOST, self._ports[PLAIN])
         except OSError:
             return False
         writer.close()

@@ -53,14 +53,15 @@ class Receiver:
         if self._is_compressed:
             self._session.headers["Content-Encoding"] = "gzip"
         self._session.headers.update(parse_env_headers(_variable("HEADERS") or "", liberal=True))
-        self._session.verify = _variable("CERTIFICATE") or True
         self._session.cert = _client_certificate()
+        self._trusted = _variable("CERTIFICATE") or True
 
     def take(self, request: bytes) -> str:
         """Send a request, and again where the receiver may be busy; return what went wrong, or nothing."""
         body = gzip.compress(request) if self._is_compressed else request
         try:
-            reply = self._session.post(self._endpoint, data=body, timeout=self._timeout)
+            # With each request: a session's own gives way to REQUESTS_CA_BUNDLE.
+            reply = self._session.post(self._endpoint, data=body, timeout=self._timeout, verify=self._trusted)
         except requests.RequestException as error:
             return repr(error)
         return "" if reply.ok else f"the receiver answered {reply.status_code} {reply.reason}"

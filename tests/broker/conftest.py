@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from loadgen.kafka.brokers import Broker, running_broker
+from loadgen.kafka.brokers import KAFKA, Broker, running_broker
+from loadgen.kafka.process import KafkaProcess
+from loadgen.kafka.security import BrokerSecurity
 from stream_infer.bus.connection import Connection, connect
 from stream_infer.bus.topics import TopicSpec, apply
 from stream_infer.config import KafkaSettings
 from tests.broker.lanes import Lane
+from tests.broker.secured_broker import SecuredBroker, TokenIssuer
 from tests.broker.service_process import SCORING_STREAM
 
 HERE = Path(__file__).parent
@@ -22,15 +25,29 @@ HERE = Path(__file__).parent
 MakeTopic = Callable[..., Awaitable[str]]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what takes the broker, and run this folder's tests on the event loop that owns it."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what takes the broker, and run this folder's tests on the event loop that owns it.
+
+    What takes the secured broker is deselected where the tests are to run on the embedded one.
+    """
+    is_kafka = config.getoption("--broker") == KAFKA
+    unfit = [] if is_kafka else [item for item in items if _is_secured(item)]
+    if unfit:
+        config.hook.pytest_deselected(items=unfit)
+        items[:] = [item for item in items if not _is_secured(item)]
     for item in items:
         if not item.path.is_relative_to(HERE):
             continue
+        if _is_secured(item):
+            item.add_marker(pytest.mark.broker)
         item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
         # A browser sees the same on every broker, so its tests have a mark of their own instead.
         if "broker" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("browser"):
             item.add_marker(pytest.mark.broker)
+
+
+def _is_secured(item: pytest.Item) -> bool:
+    return "secured" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +62,16 @@ async def broker(broker_kind: str, tmp_path_factory: pytest.TempPathFactory) -> 
     directory = tmp_path_factory.mktemp("broker")
     async with running_broker(broker_kind, directory) as made:
         yield made
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def secured(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SecuredBroker]:
+    """An Apache Kafka that asks who one is, for the whole session; the embedded broker cannot."""
+    directory = tmp_path_factory.mktemp("secured")
+    security = BrokerSecurity(directory)
+    async with KafkaProcess(directory, security.extras) as kafka:
+        with TokenIssuer(security) as issuer:
+            yield SecuredBroker(kafka, security, issuer, directory)
 
 
 @pytest.fixture

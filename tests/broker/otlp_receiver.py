@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import ssl
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,7 +22,7 @@ class OtlpReceiver:
     It answers with each `statuses` in turn, and with the last from then on; spans are kept where it is OK.
     """
 
-    def __init__(self, *statuses: HTTPStatus) -> None:
+    def __init__(self, *statuses: HTTPStatus, tls: ssl.SSLContext | None = None) -> None:
         self._statuses = list(statuses) or [HTTPStatus.OK]
         self.resources: list[dict[str, Any]] = []
         self.spans: list[Any] = []
@@ -29,12 +30,15 @@ class OtlpReceiver:
         self.headers: dict[str, str] = {}
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._scheme = "https" if tls else "http"
+        if tls:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever)
 
     @property
     def endpoint(self) -> str:
         """Where to send traces."""
-        return f"http://127.0.0.1:{self._server.server_port}/v1/traces"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}/v1/traces"
 
     def __enter__(self) -> Self:
         self._thread.start()

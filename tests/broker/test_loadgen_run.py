@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import sys
 from pathlib import Path
@@ -12,14 +11,12 @@ from typing import Any
 
 import pytest
 
-from loadgen.broker import PASSWORD_VARIABLE
-from loadgen.kafka.brokers import Broker
-from loadgen.kafka.process import KafkaProcess
 from loadgen.kafka.security import PASSWORD, USER
 from loadgen.verdict import Kind
 from stream_infer.bus.connection import Connection
 from tests.broker.conftest import MakeTopic
 from tests.broker.probes import PATIENCE, read_committed
+from tests.broker.secured_broker import SecuredBroker
 from tests.broker.service_process import REPOSITORY, SCORING_STREAM, ServiceProcess
 
 Topics = dict[str, str]
@@ -38,19 +35,6 @@ async def start(connection: Connection, topics: Topics, *more: str) -> asyncio.s
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "loadgen", "run", *servers, *places, *more),
         cwd=REPOSITORY,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-
-
-async def start_secured(broker: KafkaProcess, topics: Topics, *more: str) -> asyncio.subprocess.Process:
-    """Start a command on the listener that asks for TLS and a password, which the environment has."""
-    places = ("--input", topics["input"], "--output", topics["output"])
-    servers = ("--bootstrap-servers", broker.secured_servers, "--security-protocol", "SASL_SSL")
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "loadgen", *more, *servers, *places, "--sasl-username", USER),
-        cwd=REPOSITORY,
-        env={**os.environ, PASSWORD_VARIABLE: PASSWORD},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -145,46 +129,27 @@ async def test_a_run_needs_its_topics_and_a_broker(connection: Connection, topic
     assert "no such topic: no-such-topic" in said
 
 
-@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])
-async def test_a_broker_that_asks_for_tls_and_a_password_is_loaded_and_read(
-    mechanism: str, broker: Broker, topics: Topics, tmp_path: Path
-) -> None:
-    if not isinstance(broker, KafkaProcess):
-        pytest.skip("the embedded broker has no TLS")
-    report = tmp_path / "report.json"
-    trust = ("--ssl-ca-file", str(broker.ca_file), "--sasl-mechanism", mechanism)
-    load = ("--rate", "1000", "--count", "20", "--patience", "0.2", "--audit", "--json", str(report))
-
-    code, summary, said = await end(await start_secured(broker, topics, "run", *load, *trust))
-
-    assert 1 == code, said
-    assert 20 == summary["counts"]["acknowledged"]
-    assert {str(Kind.LOST): 20} == summary["audit"]["counts"]
-    kept = report.read_text(encoding="utf-8")
-    assert "SASL_SSL" == json.loads(kept)["settings"]["security_protocol"]
-    assert PASSWORD not in kept + said
-
-
 @pytest.mark.parametrize("wrong", ["certificate", "password"])
 async def test_a_broker_that_cannot_be_trusted_or_does_not_trust_is_out_of_reach(
-    wrong: str, broker: Broker, topics: Topics, tmp_path: Path
+    wrong: str, secured: SecuredBroker
 ) -> None:
-    if not isinstance(broker, KafkaProcess):
-        pytest.skip("the embedded broker has no TLS")
-    (tmp_path / "password").write_text("guessed", encoding="utf-8")
-    options = {
-        "certificate": (),
-        "password": (
-            "--ssl-ca-file",
-            str(broker.ca_file),
-            "--sasl-password-file",
-            str(tmp_path / "password"),
-        ),
-    }
+    way = dict(secured.ways()["PLAIN"])
+    if wrong == "certificate":
+        del way["ssl_ca_file"]
+    else:
+        way["sasl_password_file"] = secured.file("password", "guessed")
+    options = [word for name, value in way.items() for word in (f"--{name.replace('_', '-')}", value)]
 
-    process = await start_secured(broker, topics, "audit", *options[wrong], "--sasl-mechanism", "PLAIN")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "loadgen", "audit", *options),
+        cwd=REPOSITORY,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
     code, _, said = await end(process)
 
     assert 2 == code
     assert "cannot tell: no broker answers" in said
+    assert {"certificate": "--ssl-ca-file", "password": f"does not know {USER}"}[wrong] in said
     assert PASSWORD not in said
+    assert "guessed" not in said

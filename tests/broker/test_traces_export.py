@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 from http import HTTPStatus
+from pathlib import Path
 
 import pytest
 
+from loadgen.kafka.security import Authority
 from stream_infer.errors import ConfigError
 from stream_infer.tracing.context import TraceContext
 from stream_infer.tracing.exporter import MAX_QUEUED, Exporter
@@ -67,6 +70,35 @@ async def test_a_variable_that_cannot_be_used_is_named(
     monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{name}", value)
     with pytest.raises(ConfigError, match=f"OTEL_EXPORTER_OTLP_{name}: '{value}'"):
         Exporter(None, None)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+async def test_a_receivers_certificate_is_trusted_and_ours_is_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, shown: bool
+) -> None:
+    """The exporter's variables go before those of the library that it sends with."""
+    authority, stranger = Authority(tmp_path), Authority(tmp_path_of(tmp_path, "stranger"))
+    context = authority.context_of(authority.issue("127.0.0.1"))
+    context.verify_mode = ssl.CERT_REQUIRED
+    own = authority.issue("worker")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(stranger.ca_file))
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(authority.ca_file))
+    if shown:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", str(own.cert_file))
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_KEY", str(own.key_file))
+
+    with OtlpReceiver(tls=context) as receiver:
+        async with Exporter(receiver.endpoint, None) as exporter:
+            exporter.export([SPAN])
+
+    assert (int(shown), int(not shown)) == (len(receiver.spans), exporter.dropped)
+
+
+def tmp_path_of(directory: Path, name: str) -> Path:
+    """Return a directory in another."""
+    made = directory / name
+    made.mkdir()
+    return made
 
 
 async def test_what_is_refused_is_counted_once() -> None:
