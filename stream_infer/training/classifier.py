@@ -92,7 +92,9 @@ def load_base(package: str) -> Base:
     if not found:
         raise ConfigError(f"the package {package} holds no model")
     directory = Path(str(found[0].locate())).parent
-    encoder = AutoModel.from_pretrained(directory, dtype=torch.float32, local_files_only=True)
+    encoder = AutoModel.from_pretrained(
+        directory, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
+    )
     encoder.pooler = None  # the embedding is the tokens' mean: the pooler would be adapted in vain
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     return Base(encoder, tokenizer, package, distribution.version)
