@@ -8,6 +8,7 @@ connection when the token has run out, and the next one is opened with a fresh t
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import re
 import ssl
@@ -153,7 +154,8 @@ async def _ask(endpoint: TokenEndpoint) -> tuple[int, bytes]:
     """Return the status and the beginning of what the endpoint answers."""
     form = {"grant_type": "client_credentials"} | ({"scope": endpoint.scope} if endpoint.scope else {})
     # Encoded before they are joined by a colon: RFC 6749, section 2.3.1.
-    login = aiohttp.BasicAuth(quote_plus(endpoint.client_id), quote_plus(endpoint.client_secret))
+    login = f"{quote_plus(endpoint.client_id)}:{quote_plus(endpoint.client_secret)}"
+    headers = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
     is_secure = endpoint.url.startswith("https:")
     trust: Any = endpoint.trust if is_secure and endpoint.trust else True
@@ -161,7 +163,7 @@ async def _ask(endpoint: TokenEndpoint) -> tuple[int, bytes]:
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
             # A redirection could lead the secret anywhere.
-            session.post(endpoint.url, data=form, auth=login, ssl=trust, allow_redirects=False) as reply,
+            session.post(endpoint.url, data=form, headers=headers, ssl=trust, allow_redirects=False) as reply,
         ):
             return reply.status, await reply.content.read(MAX_REPLY_BYTES)
     except aiohttp.ClientConnectorCertificateError as error:
