@@ -190,6 +190,8 @@ class WebSettings(Section):
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     token: SecretStr | None = None
     token_file: Path | None = None
+    allow_without_token: bool = False
+    """Whether all who reach the port may read where `host` is not loopback: others are kept out elsewhere."""
     show_text: bool = False
     """Whether the live page shows ids, messages and the beginnings of texts."""
 

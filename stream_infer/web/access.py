@@ -31,6 +31,23 @@ HEADERS = {
 """On every answer: nothing of others is run or shown, and nobody frames, caches or embeds it."""
 
 
+def make_access(settings: WebSettings) -> Access:
+    """Return who may ask, as the settings have it.
+
+    Raises:
+        ConfigError: the token is of no use, or there is none and more than this machine could ask.
+    """
+    token = read_token(settings)
+    if token is None and not is_loopback(settings.host):
+        if not settings.allow_without_token:
+            raise ConfigError(
+                f"web.host: on {settings.host} everyone who reaches the port could read: set web.token_file "
+                "or the variable STREAM_INFER__WEB__TOKEN, or web.allow_without_token"
+            )
+        log.warning("web_is_open", host=settings.host, hint="everyone who reaches the port can read")
+    return Access(settings.host, token)
+
+
 def read_token(settings: WebSettings) -> str | None:
     """Return the token that is asked for, from the setting or its file, or None where there is none.
 
@@ -55,10 +72,6 @@ class Access:
         self._host = host
         self._token = token
         self._checks_host = token is None and is_loopback(host)
-        if token is None and not self._checks_host:
-            log.warning(
-                "web_is_open", host=host, hint="everyone who reaches the port can read; set web.token"
-            )
 
     def allows(self, request: web.Request) -> bool:
         """Return whether the request comes with the token, or needs none."""

@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from stream_infer.config import WebSettings
 from stream_infer.errors import ConfigError
-from stream_infer.web.access import COOKIE, Access, add_headers, guard, read_token
+from stream_infer.web.access import COOKIE, Access, add_headers, guard, make_access
 from stream_infer.web.live import MAX_WATCHERS, LiveFeed, refusal
 from stream_infer.web.sources import Sources
 
@@ -56,7 +56,7 @@ def make_application(settings: WebSettings, sources: Sources) -> web.Application
     Raises:
         ConfigError: the token is of no use.
     """
-    access = Access(settings.host, read_token(settings))
+    access = make_access(settings)
     feed = LiveFeed(sources)
     application = web.Application(middlewares=[guard(access, _file("login.html"))])
     application.add_routes(

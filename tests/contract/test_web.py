@@ -20,12 +20,13 @@ from stream_infer.errors import ConfigError
 from stream_infer.metrics import Metrics
 from stream_infer.top.run import run_top
 from stream_infer.web import live
-from stream_infer.web.access import COOKIE, MIN_TOKEN_CHARS
+from stream_infer.web.access import COOKIE, MIN_TOKEN_CHARS, Access
 from stream_infer.web.probe import read_samples
 from stream_infer.web.server import make_application, serve_web
 from stream_infer.web.sources import Readiness, Sources
 
 TOKEN = "0123456789-abcdef"  # noqa: S105 - a test's own
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - as a container has it
 GUARDED = ["/metrics", "/live", "/page.js", "/charts.js"]
 
 
@@ -94,7 +95,39 @@ async def test_every_answer_keeps_others_out(worker: Worker, path: str, kind: st
             response.headers["X-Content-Type-Options"],
             response.headers["Referrer-Policy"],
         )
-        assert "Access-Control-Allow-Origin" not in response.headers
+        assert ("same-origin", "no-store") == (
+            response.headers["Cross-Origin-Resource-Policy"],
+            response.headers["Cache-Control"],
+        )
+        assert not [name for name in response.headers if name.lower().startswith("access-control-")]
+
+
+@pytest.mark.parametrize("method", ["OPTIONS", "GET"])
+async def test_no_other_origin_is_let_in(worker: Worker, method: str) -> None:
+    asked = {"Origin": "https://attacker.example", "Access-Control-Request-Method": "GET"}
+    async with serving(worker) as client, client.request(method, "/metrics", headers=asked) as response:
+        assert not [name for name in response.headers if name.lower().startswith("access-control-")]
+
+
+@pytest.mark.parametrize("host", [EVERYWHERE, "::", "192.0.2.1", "worker.example"])
+def test_without_a_token_nothing_but_loopback_is_listened_on(worker: Worker, host: str) -> None:
+    with pytest.raises(ConfigError, match=rf"web\.host: on {host} everyone .*web\.token_file"):
+        make_application(WebSettings(host=host), worker.sources)
+    for settings in ({"token": SecretStr(TOKEN)}, {"allow_without_token": True}):
+        assert make_application(WebSettings.model_validate({"host": host, **settings}), worker.sources)
+
+
+def test_tokens_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[bytes] = []
+
+    def compare(given: bytes, expected: bytes) -> bool:
+        compared.append(expected)
+        return given == expected
+
+    monkeypatch.setattr("hmac.compare_digest", compare)
+
+    assert Access("127.0.0.1", TOKEN).admits_token(TOKEN)
+    assert [TOKEN.encode()] == compared
 
 
 async def test_readiness_says_what_is_missing(worker: Worker) -> None:
@@ -191,7 +224,9 @@ async def test_on_loopback_only_names_of_loopback_are_answered(
         assert status == response.status
 
 
-@pytest.mark.parametrize("settings", [{"host": "0.0.0.0"}, {"token": SecretStr(TOKEN)}])  # noqa: S104 - as a container has it
+@pytest.mark.parametrize(
+    "settings", [{"host": EVERYWHERE, "allow_without_token": True}, {"token": SecretStr(TOKEN)}]
+)
 async def test_elsewhere_or_with_a_token_any_name_is_answered(
     worker: Worker, settings: dict[str, Any]
 ) -> None:
