@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,9 @@ dead_letters_app = typer.Typer(
     help="Browse the dead letters, and put them back on their input topics.", no_args_is_help=True
 )
 app.add_typer(dead_letters_app, name="dead-letters")
+
+config_app = typer.Typer(help="Look at the settings.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
 
 T = TypeVar("T")
 
@@ -171,6 +175,16 @@ def topics_check(config: ConfigOption = None) -> None:
     for line in differences or ["all topics are as specified"]:
         typer.echo(line)
     raise typer.Exit(1 if differences else 0)
+
+
+@config_app.command("show")
+def config_show(config: ConfigOption = None) -> None:
+    """Print the settings as they are in the end, in TOML; secrets are hidden."""
+    from stream_infer.config_showing import show_settings
+
+    configure_logging("warning", as_json=False)
+    with _faults_reported():
+        typer.echo(show_settings(load_settings(config), config, os.environ), nl=False)
 
 
 @app.command()

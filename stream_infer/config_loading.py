@@ -38,7 +38,7 @@ _FITTING_KINDS = {
     Task.TRANSLATE: {ModelKind.TRANSLATE},
     Task.ANSWER: {ModelKind.EMBED},
 }
-_SECRETS = tuple(
+SECRETS = tuple(
     (section, key)
     for section, entries in Settings.model_fields.items()
     if isinstance(entries.annotation, type) and issubclass(entries.annotation, Section)
@@ -77,7 +77,7 @@ def load_settings(path: Path | None = None, **overrides: Any) -> Settings:
 
 def _secret_faults(values: dict[str, Any]) -> list[str]:
     faults = []
-    for section, key in _SECRETS:
+    for section, key in SECRETS:
         entries = values.get(section)
         if isinstance(entries, dict) and key in entries:
             # Taken out, so that no message about it can hold it.

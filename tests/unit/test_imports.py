@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "personal_data": {"errors", "schemas"},
     "config": {"engine.specs", "personal_data", "schemas"},
     "config_loading": {"config", "engine.specs", "errors", "schemas"},
+    "config_showing": {"config"},
     "tasks": {"retrieval", "schemas", "errors", "sentences", "text"},
     "retrieval": {"schemas", "errors", "sentences", "text"},
     "engine": {"schemas", "errors", "text", "log", "heap"},
