@@ -10,7 +10,13 @@ import pytest
 from stream_infer.bus.batches import OutRecord
 from stream_infer.bus.offsets import Committed
 from stream_infer.config import BUILTIN_MODELS, BUILTIN_STREAMS
-from stream_infer.errors import BusError, PartitionLostError, RecordTooLargeError, StreamInferError
+from stream_infer.errors import (
+    AccessRefusedError,
+    BusError,
+    PartitionLostError,
+    RecordTooLargeError,
+    StreamInferError,
+)
 from stream_infer.metrics import Metrics
 from stream_infer.schemas import DeadLetter, Ordering, Outcome, Partition, Record, Result
 from stream_infer.service import partitions
@@ -208,3 +214,31 @@ async def test_a_commit_that_cannot_be_read_ends_the_worker_and_is_named(metrics
     )
     with pytest.raises(StreamInferError, match=r"requests\.classify/0: commit metadata .* 'si1:cut sho'"):
         await owner.run()
+
+
+async def test_what_the_broker_does_not_allow_is_not_tried_again(metrics: Metrics) -> None:
+    """An owner would else publish the same for ever, ten times a second."""
+    producer = ScriptedProducer([AccessRefusedError("topic out: access is refused")])
+    owner = PartitionOwner(
+        PARTITION,
+        Ordering.NONE,
+        producer,
+        BareEncoder(),
+        metrics.streams["classify"],
+        begin=_begin,
+        drop=lambda _partition: None,
+        note=lambda _outcomes, _now: None,
+    )
+    running = asyncio.create_task(owner.run())
+    while not owner.is_open:  # noqa: ASYNC110 - it sets no event
+        await asyncio.sleep(0)
+    (fresh,) = owner.admit([record(0)])
+    owner.finish([Result(fresh, "0", "classify", {}, "m")])
+
+    with pytest.raises(AccessRefusedError, match="topic out"):
+        await asyncio.wait_for(running, 5.0)
+    assert 1 == len(producer.written)
+
+
+async def _begin(_partition: Partition, _offset: int | None) -> None:
+    """Let it flow."""
