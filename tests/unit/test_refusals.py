@@ -17,8 +17,7 @@ from aiokafka.errors import (
 )
 from structlog.testing import capture_logs
 
-from stream_infer.bus import follower
-from stream_infer.bus.connection import bus_error, connect
+from stream_infer.bus.connection import REACH_BACKOFF, bus_error, connect
 from stream_infer.bus.follower import MAX_PAUSE, TopicFollower
 from stream_infer.client import Client, ClientRequest
 from stream_infer.config import KafkaSettings
@@ -83,7 +82,7 @@ async def test_a_follower_waits_longer_each_time_and_says_the_same_once(
     async def wait(seconds: float) -> None:
         waited.append(seconds)
 
-    monkeypatch.setattr(follower.asyncio, "sleep", wait)
+    monkeypatch.setattr("asyncio.sleep", wait)
     broken = following(*[NodeNotReadyError("one")] * 8, NodeNotReadyError("two"))
 
     with capture_logs() as logs:
@@ -94,7 +93,7 @@ async def test_a_follower_waits_longer_each_time_and_says_the_same_once(
     assert ["one", "two"] == [line["error"].split(": ")[-1] for line in logs]
     assert [0.2, 0.4, 0.8, 1.6, 3.2] == pytest.approx(waited[:5])
     assert [MAX_PAUSE] * 4 == waited[5:]
-    assert follower.REACH_BACKOFF == broken._pause
+    assert REACH_BACKOFF == broken._pause
 
 
 async def test_a_client_that_may_not_read_tells_all_who_ask() -> None:
