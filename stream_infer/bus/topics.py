@@ -110,11 +110,11 @@ def load_specs() -> list[TopicSpec]:
 
 def specs_for(settings: Settings) -> list[TopicSpec]:
     """Return the topics that a service of these settings uses, under the names it uses."""
-    return _named(_worker_names(settings) | _label_names(settings))
+    return _named(_worker_names(settings) | _document_names(settings) | _label_names(settings))
 
 
 def worker_specs_for(settings: Settings) -> list[TopicSpec]:
-    """Return those of `specs_for` without which no worker starts: all but those of trends and quality."""
+    """Return those of `specs_for` without which no worker starts: all but the side streams' own."""
     return _named(_worker_names(settings))
 
 
@@ -130,11 +130,16 @@ def _worker_names(settings: Settings) -> dict[str, str]:
         names |= {stream.input: f"requests.{stream.task}", stream.output: f"results.{stream.task}"}
         names[stream.dead_letters] = "dead-letters"
         if stream.task is Task.ANSWER:
-            names |= {settings.retrieval.documents: "documents", settings.retrieval.passages: "passages"}
-            names |= _changelog_names(settings, "passage-counts")
+            names[settings.retrieval.passages] = "passages"
     if settings.cache.shared:
         names[settings.cache.topic] = "embeddings"
     return names
+
+
+def _document_names(settings: Settings) -> dict[str, str]:
+    if all(stream.task is not Task.ANSWER for stream in settings.streams.values()):
+        return {}
+    return {settings.retrieval.documents: "documents", **_changelog_names(settings, "passage-counts")}
 
 
 def _label_names(settings: Settings) -> dict[str, str]:
@@ -165,6 +170,7 @@ async def apply(connection: Connection, specs: Sequence[TopicSpec]) -> list[str]
     async with open_admin(connection) as admin:
         existing = set(await admin.list_topics())
         missing = [spec for spec in specs if spec.name not in existing]
+        await _refuse_hidden(admin, [spec.name for spec in missing])
         if missing:
             await _create(admin, missing, await _replicas(admin))
             await _wait_until_listed(admin, {spec.name for spec in missing})
