@@ -71,6 +71,19 @@ sasl.oauthbearer.expected.audience={audience}
 """
 
 
+_LOGGING: Final = """
+rootLogger.level=ERROR
+rootLogger.appenderRef.out.ref=OUT
+appender.out.type=Console
+appender.out.name=OUT
+appender.out.layout.type=PatternLayout
+appender.out.layout.pattern=%m%n
+logger.authorizer.name=kafka.authorizer.logger
+logger.authorizer.level=DEBUG
+"""
+"""Says of each request who was allowed what, by which entry, and who was not."""
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """A certificate and its key, as files."""
@@ -148,13 +161,21 @@ class BrokerSecurity:
         return Extras(
             listeners={SECURED: "SASL_SSL", MUTUAL: "SSL", EXPIRED: "SSL"},
             properties=properties,
-            java=(f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={keys}",),
+            java=(
+                f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={keys}",
+                f"-Dlog4j2.configurationFile={self._write_logging()}",
+            ),
             format=_options("--add-scram", scram),
         )
 
     def _keystore(self, name: str, identity: Identity) -> Path:
         path = self._directory / f"{name}-keystore.pem"
         path.write_bytes(identity.key_file.read_bytes() + identity.cert_file.read_bytes())
+        return path
+
+    def _write_logging(self) -> Path:
+        path = self._directory / "log4j2.properties"
+        path.write_text(_LOGGING)
         return path
 
     def _write_keys(self) -> Path:

@@ -8,8 +8,11 @@ import pytest
 import typer.main
 import yaml
 
+from stream_infer.bus.replays import ledger_of
+from stream_infer.bus.topics import specs_for
 from stream_infer.cli import app
 from stream_infer.config_loading import load_settings
+from stream_infer.service.replaying import GROUP
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -121,6 +124,27 @@ def test_the_worker_is_asked_for_its_health_where_it_answers() -> None:
     )
     assert [str(SETTINGS.web.port)] == instruction("EXPOSE")
     compile(worker["healthcheck"]["test"][-1], "healthcheck", "exec")
+
+
+def test_access_is_listed_for_the_topics_and_groups_of_the_settings() -> None:
+    roles: dict[str, Any] = yaml.safe_load((DEPLOY / "acls.yaml").read_text(encoding="utf-8"))
+    entries = [entry for given in roles.values() for entry in given]
+    topics = {name for each in entries if "topic" in each for name in names_of(each["topic"])}
+    groups = {each["group"] for each in entries if "group" in each}
+    declared = {spec.name for spec in specs_for(SETTINGS)}
+
+    assert declared | {ledger_of("dead-letters").topic} == topics
+    assert declared == {
+        name for each in roles["topics"] if "topic" in each for name in names_of(each["topic"])
+    }
+    assert {SETTINGS.service.group, SETTINGS.side_streams.application, GROUP} == groups
+    for each in entries:
+        if "transactional-id" in each:
+            assert each["transactional-id"].startswith((f"{SETTINGS.service.group}.", f"{GROUP}."))
+
+
+def names_of(given: str | list[str]) -> list[str]:
+    return given if isinstance(given, list) else [given]
 
 
 def test_the_example_settings_embed_documents_and_questions_alike() -> None:
