@@ -1,4 +1,4 @@
-"""A broker of its own for a test or a bench: the embedded one, or Apache Kafka."""
+"""A broker of its own for a test or a bench: the embedded one, or Apache Kafka as one node or three."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
+from loadgen.kafka.cluster import KafkaCluster
 from loadgen.kafka.process import KafkaProcess
 from stream_infer.bus.embedded import EmbeddedBroker
 
 EMBEDDED: Final = "embedded"
 KAFKA: Final = "kafka"
-KINDS: Final = (EMBEDDED, KAFKA)
+KAFKA3: Final = "kafka3"
+KINDS: Final = (EMBEDDED, KAFKA, KAFKA3)
 
 
 class Broker(Protocol):
@@ -39,6 +41,9 @@ async def running_broker(kind: str, directory: Path) -> AsyncIterator[Broker]:
     if kind == KAFKA:
         async with KafkaProcess(directory) as kafka:
             yield kafka
+    elif kind == KAFKA3:
+        async with KafkaCluster(directory) as cluster:
+            yield cluster
     else:
         async with EmbeddedBroker(directory) as embedded:
             yield embedded
