@@ -46,12 +46,25 @@ class ServiceProcess:
     def __init__(
         self, settings: str, directory: Path, *, name: str = "worker", instance_id: str = ""
     ) -> None:
+        self.environment: dict[str, str] = {}
+        """What the next start adds to this process's environment."""
         self.port = free_port()
         self.log_path = directory / f"{name}.log"
         self._settings_path = directory / f"{name}.toml"
         self._settings_path.write_text(settings, encoding="utf-8")
         self._instance_id = instance_id
         self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id of the last start."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """How the process ended, or None while it runs; a signal is negative."""
+        return self._process.returncode if self._process else None
 
     @property
     def url(self) -> str:
@@ -79,6 +92,7 @@ class ServiceProcess:
             **os.environ,
             "STREAM_INFER__WEB__PORT": str(self.port),
             "PYTHONPATH": str(REPOSITORY),
+            **self.environment,
         }
         if self._instance_id:
             environment["STREAM_INFER__KAFKA__INSTANCE_ID"] = self._instance_id

@@ -1,0 +1,77 @@
+"""What befalls the processes that run models, and the records that do it to them."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final
+
+from tests.faults.fault import Fault
+from tests.faults.load import Special
+from tests.faults.scene import NotRealError, Scene, until
+from tests.faults.workers import Worker
+
+_NURSERY: Final = 1
+_REPLICA: Final = 2
+
+
+async def signal_replica(scene: Scene, draw: random.Random, *, number: signal.Signals) -> None:
+    """Send the process that runs batches a signal, until the worker has replaced it.
+
+    SIGKILL is what the kernel sends when memory runs out.
+    """
+    await _replaced(_with_work(scene, draw), lambda worker: _send(worker, _REPLICA, number))
+
+
+async def kill_nursery(scene: Scene, draw: random.Random) -> None:
+    """Kill the process that the replicas of a worker come from, and with it the replica."""
+    await _replaced(_with_work(scene, draw), lambda worker: _send(worker, _NURSERY, signal.SIGKILL))
+
+
+async def send_poison(scene: Scene, _: random.Random, *, mark: str, reason: str) -> None:
+    """Send a record that does something to the replica: it alone must be dead-lettered, for that reason."""
+    known = scene.progress.reasons[reason]
+    scene.load.slip_in([Special(mark)])
+    await until(lambda: _has_reason(scene, reason, known + 1), f"a dead letter for {reason}", 60.0)
+
+
+def _with_work(scene: Scene, draw: random.Random) -> Worker:
+    return scene.workers.pick(draw)
+
+
+def _send(worker: Worker, place: int, number: signal.Signals) -> None:
+    processes = worker.processes
+    if len(processes) <= place:
+        raise NotRealError(f"{worker.name} has no replica at the moment")
+    processes[place].send_signal(number)
+
+
+async def _replaced(worker: Worker, strike: Callable[[Worker], None]) -> None:
+    before = await worker.metric("replica_restarts_total")
+    strike(worker)
+
+    async def is_replaced() -> bool:
+        return await worker.metric("replica_restarts_total") > before
+
+    await until(is_replaced, f"{worker.name} replacing its replica")
+
+
+async def _has_reason(scene: Scene, reason: str, count: int) -> bool:
+    return scene.progress.reasons[reason] >= count
+
+
+def _poison(mark: str, reason: str) -> Callable[[Scene, random.Random], Awaitable[None]]:
+    return partial(send_poison, mark=mark, reason=reason)
+
+
+FAULTS: Final = (
+    Fault("replica killed", partial(signal_replica, number=signal.SIGKILL)),
+    Fault("replica segfaults", partial(signal_replica, number=signal.SIGSEGV)),
+    Fault("replica hangs", partial(signal_replica, number=signal.SIGSTOP)),
+    Fault("replica's nursery killed", kill_nursery),
+    Fault("record exhausts memory", _poison("<memory>", "out_of_memory")),
+    Fault("record kills the replica", _poison("<die>", "replica_died")),
+    Fault("record makes the model raise", _poison("<raise>", "model_failed")),
+)
