@@ -41,9 +41,8 @@ group.min.session.timeout.ms=1000
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
 replica.lag.time.max.ms=4000
-leader.imbalance.check.interval.seconds=5
+leader.imbalance.check.interval.seconds=2
 leader.imbalance.per.broker.percentage=0
-log.message.timestamp.after.max.ms=9223372036854775807
 """
 """Nodes are missed, and get their leaderships back, in seconds instead of minutes."""
 

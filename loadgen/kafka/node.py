@@ -41,6 +41,12 @@ class KafkaNode:
         return self._directory / "broker.log"
 
     @property
+    def pid(self) -> int:
+        """The process id of the last start."""
+        assert self._process is not None  # noqa: S101 - a caller's mistake
+        return self._process.pid
+
+    @property
     def is_running(self) -> bool:
         """Whether the process is there, be it suspended."""
         return self._process is not None and self._process.returncode is None

@@ -13,6 +13,8 @@ from stream_infer.engine.specs import ModelSpec
 from stream_infer.schemas import ModelInfo, Output, Tokens
 
 _MEMORY_LIMIT = 2 << 30
+_HOG_BYTES = 1 << 30
+_PIECE_BYTES = 16 << 20
 
 
 def misbehave(batch: Sequence[Tokens]) -> list[str]:
@@ -109,6 +111,12 @@ def _exhaust_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 
 
+def _hog() -> None:
+    """Take memory until the kernel does something about it, or there is much more of it than expected."""
+    taken = [np.ones(_PIECE_BYTES, np.uint8) for _ in range(_HOG_BYTES // _PIECE_BYTES)]
+    raise MemoryError(f"{len(taken)} pieces were not enough")
+
+
 def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -131,6 +139,7 @@ _ODD_OUTPUTS = {
 _ACTIONS: dict[str, Callable[[], None]] = {
     "<raise>": _raise,
     "<memory>": _exhaust_memory,
+    "<hog>": _hog,
     "<die>": _die,
     "<exit>": _exit,
     "<hang>": _hang,

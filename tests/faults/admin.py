@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from aiokafka.admin import NewPartitions
 from aiokafka.protocol.admin import AlterPartitionReassignmentsRequest
-from confluent_kafka import ElectionType, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined] # it does export them
     AdminClient,
     AlterConfigOpType,
@@ -22,6 +22,7 @@ from stream_infer.bus.connection import Connection, open_admin
 
 _CONFIG_TOOL: Final = "kafka.admin.ConfigCommand"
 _TIMEOUT_S: Final = 20.0
+_PAUSE_S: Final = 0.3
 
 Leaders = Mapping[tuple[str, int], int]
 """Which node leads each partition."""
@@ -46,30 +47,31 @@ async def set_topic(connection: Connection, topic: str, settings: Mapping[str, s
 async def add_partition(connection: Connection, topic: str) -> int:
     """Give a topic one partition more, and return how many it has."""
     async with open_admin(connection) as admin:
-        count = len((await _described(admin, topic))["partitions"]) + 1
+        (described,) = await admin.describe_topics([topic])
+        count = len(described["partitions"]) + 1
         await admin.create_partitions({topic: NewPartitions(count)})
     return int(count)
 
 
-async def move_leaders(connection: Connection, topic: str) -> int:
-    """Have other nodes lead each partition of a topic, and return how many moved.
+async def move_leaders(connection: Connection, topics: Sequence[str]) -> int:
+    """Have other nodes lead the partitions of topics, and return how many have moved by the end.
 
-    1. Make the next of each partition's replicas the preferred one. 2. Elect the preferred ones.
+    1. Make the next of each partition's replicas the preferred one. 2. Wait for the controller to see it.
     """
     async with open_admin(connection) as admin:
-        before = _leaders(await _described(admin, topic))
-        placed: list[tuple[int, list[int], dict[int, bytes]]] = [
-            (partition["partition"], _rotated(partition["replicas"]), {})
-            for partition in (await _described(admin, topic))["partitions"]
-        ]
-        await admin._send_to_controller(AlterPartitionReassignmentsRequest(10_000, [(topic, placed, {})], {}))
-        partitions = [TopicPartition(topic, number) for number, _, _ in placed]
-        client = _client(connection)
-        await asyncio.wrap_future(
-            client.elect_leaders(ElectionType.PREFERRED, partitions, request_timeout=_TIMEOUT_S)
-        )
-        after = _leaders(await _described(admin, topic))
-    return sum(1 for place, leader in after.items() if before.get(place) != leader)
+        described = await admin.describe_topics(list(topics))
+        before = _leaders(described)
+        placed: list[Any] = [(topic["topic"], _rotated(topic), {}) for topic in described]
+        request = AlterPartitionReassignmentsRequest(10_000, placed, {})
+        await admin._send_to_controller(request)
+        moved = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_TIMEOUT_S):
+                while moved < len(before):
+                    await asyncio.sleep(_PAUSE_S)
+                    after = _leaders(await admin.describe_topics(list(topics)))
+                    moved = sum(1 for place, leader in after.items() if before.get(place) != leader)
+    return moved
 
 
 async def limit_clients(connection: Connection, bytes_per_second: int | None) -> None:
@@ -89,17 +91,17 @@ def _client(connection: Connection) -> Any:
     return AdminClient({"bootstrap.servers": connection.bootstrap_servers})
 
 
-async def _described(admin: Any, topic: str) -> Any:
-    (described,) = await admin.describe_topics([topic])
-    return described
-
-
 def _leaders(described: Any) -> Leaders:
     return {
-        (described["topic"], partition["partition"]): partition["leader"]
-        for partition in described["partitions"]
+        (topic["topic"], partition["partition"]): partition["leader"]
+        for topic in described
+        for partition in topic["partitions"]
     }
 
 
-def _rotated(replicas: list[int]) -> list[int]:
-    return [*replicas[1:], replicas[0]]
+def _rotated(topic: Any) -> list[tuple[int, list[int], dict[int, bytes]]]:
+    """Return each partition of a topic with its replicas, the second in the first place."""
+    return [
+        (partition["partition"], [*partition["replicas"][1:], partition["replicas"][0]], {})
+        for partition in topic["partitions"]
+    ]

@@ -7,7 +7,9 @@ from typing import Final
 
 from tests.faults import (
     broker_faults,
+    disk_faults,
     group_faults,
+    memory_faults,
     network_faults,
     replica_faults,
     time_faults,
@@ -15,11 +17,18 @@ from tests.faults import (
 )
 from tests.faults.fault import Fault
 
-FAULTS: Final[Mapping[str, Fault]] = {
-    fault.name: fault
-    for module in (worker_faults, replica_faults, group_faults, broker_faults, network_faults, time_faults)
-    for fault in module.FAULTS
-}
+_MODULES: Final = (
+    worker_faults,
+    replica_faults,
+    memory_faults,
+    group_faults,
+    broker_faults,
+    network_faults,
+    time_faults,
+    disk_faults,
+)
+
+FAULTS: Final[Mapping[str, Fault]] = {fault.name: fault for module in _MODULES for fault in module.FAULTS}
 
 
 def faults_for(kind: str) -> dict[str, Fault]:

@@ -47,14 +47,20 @@ async def disagree(scene: Scene, _: random.Random) -> None:
         await _joined(guest)
 
 
-async def twin(scene: Scene, draw: random.Random) -> None:
-    """Start a second worker under the instance id of one that runs: one of the two must give way.
+async def double(scene: Scene, draw: random.Random) -> None:
+    """Have a second worker under the instance id of one that runs, as after a failover that was none.
 
-    The one that gives way ends, and is started again as long as it is wanted.
+    The broker lets in whoever came last, so the two throw each other out.
     """
     worker = scene.workers.pick(draw)
-    async with scene.workers.guest(name=worker.name) as double:
-        await _joined(double)
+    before = await worker.metric("rebalances_total")
+    async with scene.workers.guest(instance_id=worker.name) as guest:
+        await _joined(guest)
+
+        async def is_thrown_out() -> bool:
+            return await worker.metric("rebalances_total") > before
+
+        await until(is_thrown_out, f"{worker.name} having to join again")
 
 
 async def _joined(worker: Worker) -> None:
@@ -68,4 +74,5 @@ FAULTS: Final = (
     Fault("worker joins and leaves", come_and_go),
     Fault("more workers than partitions", crowd),
     Fault("worker with other settings", disagree, kinds=ON_KAFKA),
+    Fault("two workers with one instance id", double, kinds=ON_KAFKA),
 )

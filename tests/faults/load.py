@@ -140,7 +140,9 @@ class Load:
         batch = producer.create_batch()
         for each in queued:
             self._append(batch, partition, each.special)
-        confirmed = await (await producer.send_batch(batch, self._topic, partition=partition))
+        sent = await producer.send_batch(batch, self._topic, partition=partition)
+        sent.add_done_callback(lambda done: done.cancelled() or done.exception())
+        confirmed = await sent
         return int(confirmed.offset) + len(queued)
 
     async def _until_room(self, partition: int) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
-from loadgen.outcomes import Message, read_outcome
+from loadgen.outcomes import read_outcome
 from stream_infer.bus.connection import Connection
 from stream_infer.bus.follower import TopicFollower
+from stream_infer.schemas import Record
 
 Condition = Callable[[], bool]
 
@@ -26,6 +27,7 @@ class Progress:
         """The offset behind the furthest record of each partition that has one."""
         self.reasons: Counter[str] = Counter()
         """How many dead letters there are, by their reason."""
+        self._stamps_ms: tuple[int, int] = (0, 0)
         self._seen: dict[int, bytearray] = {}
         self._changed = asyncio.Event()
 
@@ -34,8 +36,18 @@ class Progress:
         """How many records have an outcome."""
         return self.finished.total()
 
-    def take(self, records: Iterable[Message]) -> None:
+    def is_stamped_after(self, at_ms: int) -> bool:
+        """Return whether an outcome of those that came last says that it was written after a time."""
+        return self._stamps_ms[1] > at_ms
+
+    def is_stamped_before(self, at_ms: int) -> bool:
+        """Return whether an outcome of those that came last says that it was written before a time."""
+        return 0 < self._stamps_ms[0] < at_ms
+
+    def take(self, records: Sequence[Record]) -> None:
         """Note outcomes."""
+        stamps_ms = [record.timestamp_ms for record in records]
+        self._stamps_ms = (min(stamps_ms, default=0), max(stamps_ms, default=0))
         for record in records:
             outcome = read_outcome(record)
             if outcome is None:
@@ -52,10 +64,6 @@ class Progress:
     async def finishes(self, ends: Mapping[int, int]) -> None:
         """Return once every record before the ends has its outcome."""
         await self._until(lambda: all(self.finished[p] >= end for p, end in ends.items()))
-
-    async def has_reason(self, reason: str, count: int) -> None:
-        """Return once so many dead letters are there for this reason."""
-        await self._until(lambda: self.reasons[reason] >= count)
 
     async def changes(self) -> None:
         """Return once more outcomes have come."""
@@ -93,5 +101,5 @@ async def _follow(follower: TopicFollower, progress: Progress) -> None:
         progress.take(records)
 
 
-def _reason(record: Message) -> str:
-    return dict(record.headers).get(REASON, b"").decode()  # type: ignore[union-attr] # ours always has a value
+def _reason(record: Record) -> str:
+    return (dict(record.headers).get(REASON) or b"").decode()

@@ -177,5 +177,5 @@ async def _wind_up(scene: Scene, course: _Course) -> None:
     except TimeoutError:
         course.problems.append(f"not everything was finished within {PATIENCE_S:g} s")
     for worker in scene.workers.members:
-        if code := await worker.stop():
-            course.problems.append(f"{worker.name} was asked to stop and ended with {code}")
+        await worker.stop()
+    course.problems += [f"asked to stop, {how}" for how in scene.workers.bad_stops]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -44,11 +45,13 @@ _WATCH_PAUSE: Final = 0.5
 class Worker(ServiceProcess):
     """A worker that a fault may put down; one that ends without is started again, and counted."""
 
-    def __init__(self, settings: str, directory: Path, name: str) -> None:
-        super().__init__(settings, directory, name=name, instance_id=name)
+    def __init__(self, settings: str, directory: Path, name: str, instance_id: str = "") -> None:
+        super().__init__(settings, directory, name=name, instance_id=instance_id)
         self.name = name
         self.own_ends: list[int] = []
         """The exit codes of the times it ended though nobody wanted it to."""
+        self.bad_stops: list[str] = []
+        """How it ended when it was asked to and did not end well."""
         self._is_wanted = False
 
     @property
@@ -73,7 +76,14 @@ class Worker(ServiceProcess):
     async def stop(self) -> int:
         """Ask the process to drain and end; return its exit code."""
         self._is_wanted = False
-        return await super().stop()
+        try:
+            code = await super().stop()
+        except AssertionError as error:
+            self.bad_stops.append(str(error))
+            return -signal.SIGKILL
+        if code:
+            self.bad_stops.append(f"ended with {code}")
+        return code
 
     async def metric(self, name: str) -> float:
         """Return one of its metrics, added up over labels; 0 while it does not answer."""
@@ -92,7 +102,10 @@ class Workers:
 
     def __init__(self, settings: str, directory: Path, count: int) -> None:
         self.settings = settings
-        self.members = [Worker(settings, directory, f"worker-{number}") for number in range(count)]
+        self.members = [
+            Worker(settings, directory, name, instance_id=name)
+            for name in (f"worker-{number}" for number in range(count))
+        ]
         self._directory = directory
         self._guests: list[Worker] = []
 
@@ -100,6 +113,11 @@ class Workers:
     def own_ends(self) -> list[int]:
         """The exit codes of the times that one ended though nobody wanted it to."""
         return [code for worker in (*self.members, *self._guests) for code in worker.own_ends]
+
+    @property
+    def bad_stops(self) -> list[str]:
+        """Who did not end well when asked to, and how."""
+        return [f"{each.name}: {how}" for each in (*self.members, *self._guests) for how in each.bad_stops]
 
     def pick(self, draw: random.Random) -> Worker:
         """Return one that is there all the time."""
@@ -110,9 +128,13 @@ class Workers:
         return [each for each in self.members if each is not worker]
 
     @asynccontextmanager
-    async def guest(self, settings: str = "", name: str = "") -> AsyncIterator[Worker]:
-        """Have one worker more in the group while the context lasts; it leaves politely."""
-        guest = Worker(settings or self.settings, self._directory, name or f"guest-{len(self._guests)}")
+    async def guest(self, settings: str = "", instance_id: str = "") -> AsyncIterator[Worker]:
+        """Have one worker more in the group while the context lasts; it leaves politely.
+
+        Without an instance id its partitions are dealt out as soon as it has left.
+        """
+        name = f"guest-{len(self._guests)}"
+        guest = Worker(settings or self.settings, self._directory, name, instance_id)
         self._guests.append(guest)
         await guest.start()
         try:
