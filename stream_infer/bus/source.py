@@ -31,6 +31,8 @@ MAX_POLL_INTERVAL_MS = 600_000
 """A paused service may be silent for as long as its slowest batch; heartbeats show that it lives."""
 REBALANCE_TIMEOUT_MS = 60_000
 """How long a rebalance waits for members that still drain; a dead one is out after its session."""
+METADATA_AGE_MS = 10_000
+"""How old what is known of the topics becomes, so how soon a partition that was added is served."""
 PARTITION_FETCH_BYTES = 512 * 1024
 """What is fetched ahead for each partition, so what a pause throws away."""
 ERROR_BACKOFF = 0.5
@@ -92,6 +94,7 @@ class Source:
             heartbeat_interval_ms=settings.session_timeout_ms // 5,
             rebalance_timeout_ms=REBALANCE_TIMEOUT_MS,
             max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
+            metadata_max_age_ms=METADATA_AGE_MS,
             max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
         )
         self._consumer.subscribe(self._topics, listener=self._assignment)

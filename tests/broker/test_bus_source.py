@@ -5,10 +5,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import NewPartitions
 
 from loadgen.kafka.brokers import Broker
 from stream_infer.bus.batches import key_hash
-from stream_infer.bus.connection import Connection
+from stream_infer.bus.connection import Connection, open_admin
 from stream_infer.bus.offsets import Committed, CommittedOffsets
 from stream_infer.bus.source import Source
 from stream_infer.errors import BusError, ConfigError, PartitionLostError
@@ -98,6 +100,35 @@ async def test_records_come_while_waiting(
         await write(connection, topic, [b"late"])
 
         assert [b"late"] == [record.value for record in await fetching]
+
+
+async def test_a_partition_that_is_added_is_given_out(
+    connection: Connection,
+    make_topic: MakeTopic,
+    make_source: Callable[..., Source],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And what was written to it before anyone knew of it flows."""
+    monkeypatch.setattr("stream_infer.bus.source.METADATA_AGE_MS", 500)
+    topic, owner = await make_topic(), Owner()
+    async with make_source(owner, topic) as source:
+        await owner.wait_for(1)
+        async with open_admin(connection) as admin:
+            await admin.create_partitions({topic: NewPartitions(2)})
+        async with AIOKafkaProducer(**connection.arguments) as producer:
+            await producer.send_and_wait(topic, b"early", partition=1)
+        await owner_after_fetches(source, owner, 2)
+        for number in (0, 1):
+            await source.begin(Partition(topic, number), None)
+
+        assert [b"early"] == [record.value for record in await fetch(source, 1)]
+
+
+async def owner_after_fetches(source: Source, owner: Owner, count: int) -> None:
+    """Return once `count` partitions are assigned: a worker polls while the group rebalances."""
+    async with asyncio.timeout(PATIENCE):
+        while len(owner.assigned) != count:
+            await source.fetch(0.1)
 
 
 async def test_a_limited_fetch_leaves_the_rest_for_the_next(
