@@ -17,6 +17,8 @@ EVERYWHERE: Final = frozenset(KINDS)
 ON_KAFKA: Final = frozenset({KAFKA, KAFKA3})
 ON_CLUSTERS: Final = frozenset({KAFKA3})
 ONE: Final = Share()
+OFTEN: Final = Share(2.0)
+"""For what is over soon, and comes at any moment."""
 
 
 @dataclass(frozen=True, slots=True)

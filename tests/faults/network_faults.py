@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from tests.faults.fault import ON_KAFKA, Fault
+from tests.faults.fault import OFTEN, ON_KAFKA, Fault
 from tests.faults.proxy import Proxy
 from tests.faults.scene import NotRealError, Scene
 from tests.faults.workers import SESSION_TIMEOUT_S
@@ -62,7 +62,7 @@ def _require_connections(proxies: Sequence[Proxy]) -> None:
 
 
 FAULTS: Final = (
-    Fault("connections cut", cut, kinds=ON_KAFKA),
+    Fault("connections cut", cut, kinds=ON_KAFKA, share=OFTEN),
     Fault("connections slow", slow, kinds=ON_KAFKA),
     Fault("connections stalled", partial(stall, seconds=SESSION_TIMEOUT_S / 2), kinds=ON_KAFKA),
     Fault(

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
-from tests.faults.fault import Fault
+from tests.faults.fault import OFTEN, Fault
 from tests.faults.load import Special
 from tests.faults.scene import NotRealError, Scene, until
 from tests.faults.workers import Worker
@@ -22,12 +22,12 @@ async def signal_replica(scene: Scene, draw: random.Random, *, number: signal.Si
 
     SIGKILL is what the kernel sends when memory runs out.
     """
-    await _replaced(_with_work(scene, draw), lambda worker: _send(worker, _REPLICA, number))
+    await _replaced(scene.workers.pick(draw), lambda worker: _send(worker, _REPLICA, number))
 
 
 async def kill_nursery(scene: Scene, draw: random.Random) -> None:
     """Kill the process that the replicas of a worker come from, and with it the replica."""
-    await _replaced(_with_work(scene, draw), lambda worker: _send(worker, _NURSERY, signal.SIGKILL))
+    await _replaced(scene.workers.pick(draw), lambda worker: _send(worker, _NURSERY, signal.SIGKILL))
 
 
 async def send_poison(scene: Scene, _: random.Random, *, mark: str, reason: str) -> None:
@@ -35,10 +35,6 @@ async def send_poison(scene: Scene, _: random.Random, *, mark: str, reason: str)
     known = scene.progress.reasons[reason]
     scene.load.slip_in([Special(mark)])
     await until(lambda: _has_reason(scene, reason, known + 1), f"a dead letter for {reason}", 60.0)
-
-
-def _with_work(scene: Scene, draw: random.Random) -> Worker:
-    return scene.workers.pick(draw)
 
 
 def _send(worker: Worker, place: int, number: signal.Signals) -> None:
@@ -67,10 +63,10 @@ def _poison(mark: str, reason: str) -> Callable[[Scene, random.Random], Awaitabl
 
 
 FAULTS: Final = (
-    Fault("replica killed", partial(signal_replica, number=signal.SIGKILL)),
-    Fault("replica segfaults", partial(signal_replica, number=signal.SIGSEGV)),
+    Fault("replica killed", partial(signal_replica, number=signal.SIGKILL), share=OFTEN),
+    Fault("replica segfaults", partial(signal_replica, number=signal.SIGSEGV), share=OFTEN),
     Fault("replica hangs", partial(signal_replica, number=signal.SIGSTOP)),
-    Fault("replica's nursery killed", kill_nursery),
+    Fault("replica's nursery killed", kill_nursery, share=OFTEN),
     Fault("record exhausts memory", _poison("<memory>", "out_of_memory")),
     Fault("record kills the replica", _poison("<die>", "replica_died")),
     Fault("record makes the model raise", _poison("<raise>", "model_failed")),

@@ -146,6 +146,9 @@ async def _strike(
         await fault.strike(scene, random.Random(injection.seed))
     except NotRealError as error:
         not_real = str(error)
+    except Exception as error:  # noqa: BLE001 - an operator's tool may fail on a broker that has just come back
+        not_real = repr(error)
+    await scene.workers.restore()
     lifted = course.now()
 
     async def recover() -> None:

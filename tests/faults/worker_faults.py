@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-from tests.faults.fault import Fault
+from tests.faults.fault import OFTEN, Fault
 from tests.faults.scene import NotRealError, Scene, until
 from tests.faults.workers import SESSION_TIMEOUT_S, Worker
 
@@ -80,7 +80,7 @@ async def _taken_over(workers: Sequence[Worker]) -> AsyncIterator[None]:
 
 
 FAULTS: Final = (
-    Fault("worker killed, back at once", kill_and_restart),
+    Fault("worker killed, back at once", kill_and_restart, share=OFTEN),
     Fault("worker killed, taken over", kill_and_take_over),
     Fault("all workers killed", kill_all),
     Fault("worker stopped and started", stop_and_restart),

@@ -89,6 +89,11 @@ class Worker(ServiceProcess):
         """Return one of its metrics, added up over labels; 0 while it does not answer."""
         return (await read_metrics(self.url)).get(f"stream_infer_{name}", 0.0)
 
+    async def restore(self) -> None:
+        """Start it again if it was put down and left so."""
+        if not self._is_wanted and self.exit_code is not None:
+            await self.start()
+
     async def revive(self) -> None:
         """Start it again if it ended by itself."""
         code = self.exit_code
@@ -141,6 +146,11 @@ class Workers:
             yield guest
         finally:
             await guest.stop()
+
+    async def restore(self) -> None:
+        """Start those that a fault has left ended."""
+        for worker in self.members:
+            await worker.restore()
 
     async def watch(self) -> None:
         """Start those again that ended by themselves, as whoever runs a service does."""
