@@ -38,6 +38,7 @@ ROLES: Final[dict[str, list[dict[str, Any]]]] = yaml.safe_load(
     (REPOSITORY / "deploy" / "acls.yaml").read_text(encoding="utf-8")
 )
 SETTINGS: Final = (REPOSITORY / "deploy" / "stream-infer.toml").read_text(encoding="utf-8")
+TASKS: Final = ("classify", "translate", "answer")
 PATIENCE: Final = 90.0
 KINDS: Final = {
     "topic": ResourceType.TOPIC,
@@ -181,12 +182,12 @@ async def ask_everything(site: Site) -> None:
         await publisher.publish([*poison, OutRecord("feedback", b"k", b"\xc1")])
 
 
-async def until_written(site: Site, *topics: str) -> None:
-    """Return once each topic holds something."""
+async def until_written(site: Site, counts: dict[str, int]) -> None:
+    """Return once each topic holds so many records."""
     everything = connect(site.secured.settings("SCRAM-SHA-512"))
     async with asyncio.timeout(PATIENCE):
-        for topic in topics:
-            while not await read_committed(everything, topic):  # noqa: ASYNC110 - a broker sets no event
+        for topic, count in counts.items():
+            while len(await read_committed(everything, topic)) < count:  # noqa: ASYNC110 - a broker sets no event
                 await asyncio.sleep(0.2)
 
 
@@ -202,9 +203,11 @@ async def site(secured: SecuredBroker, tmp_path_factory: pytest.TempPathFactory)
     worker = ServiceProcess(made.settings("worker"), directory)
     async with worker, side_streams(made, directory):
         await ask_everything(made)
-        await until_written(made, "trends", "quality", "passages", "dead-letters", "embeddings")
+        written = dict.fromkeys(("trends", "quality", "passages", "embeddings"), 1)
+        await until_written(made, {**written, "dead-letters": len(TASKS) + 1})
         assert "malformed" in await made.run("dead-letters", "dead-letters", "list")
-        await made.run("dead-letters", "dead-letters", "replay", "--yes", "--stream", "classify")
+        for task in TASKS:
+            await made.run("dead-letters", "dead-letters", "replay", "--yes", "--stream", task)
         options = made.secured.ways("loadgen")["mTLS"].items()
         words = [word for name, value in options for word in (f"--{name.replace('_', '-')}", value)]
         said = await run("loadgen", "run", "--rate", "20", "--count", "20", "--audit", *words)
