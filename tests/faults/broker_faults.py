@@ -23,6 +23,8 @@ THROTTLED_BYTES: Final = 10_000
 QUOTA_WINDOW_S: Final = 11
 """Kafka measures rates over so many seconds by default, so a burst of this length passes."""
 SMALL_BYTES: Final = 2_048
+REFUSED: Final = "internal"
+"""The reason in the dead letter of a result that the broker does not take."""
 _COORDINATION: Final = ("__consumer_offsets", "__transaction_state")
 
 
@@ -87,15 +89,15 @@ async def shrink_output(scene: Scene, _: random.Random) -> None:
 
     Its result does not fit, and must become a dead letter, which does.
     """
-    known = scene.progress.reasons["too_large"]
+    known = scene.progress.reasons[REFUSED]
     await admin.set_topic(scene.direct, OUTPUT, {"max.message.bytes": str(SMALL_BYTES)})
     try:
         scene.load.slip_in([Special("large", key=b"k" * 2 * SMALL_BYTES)])
 
         async def is_refused() -> bool:
-            return scene.progress.reasons["too_large"] > known
+            return scene.progress.reasons[REFUSED] > known
 
-        await until(is_refused, "a dead letter for too_large", 60.0)
+        await until(is_refused, "a dead letter for the result that does not fit", 60.0)
     finally:
         await admin.set_topic(scene.direct, OUTPUT, {"max.message.bytes": None})
 
