@@ -111,7 +111,8 @@ class PartitionOwner:
     async def run(self) -> None:
         """Own the partition until cancelled; a loss drops the work and takes the partition over again.
 
-        A loss that is final is followed by the partition's revocation, which cancels this.
+        So does a broker that is out of reach while the partition is taken over. A loss that is final is
+        followed by the partition's revocation, which cancels this.
 
         Raises:
             AccessRefusedError: the broker does not let this worker do what the partition needs.
@@ -122,6 +123,10 @@ class PartitionOwner:
                     await self._own()
                 except PartitionLostError as error:
                     log.warning("partition_lost", **_fields(self.partition), error=str(error))
+                except AccessRefusedError:
+                    raise
+                except BusError as error:
+                    log.warning("partition_not_opened", **_fields(self.partition), error=str(error))
                 self._forget()
                 await asyncio.sleep(LOSS_PAUSE)
         finally:

@@ -216,6 +216,36 @@ async def test_a_commit_that_cannot_be_read_ends_the_worker_and_is_named(metrics
         await owner.run()
 
 
+async def test_a_broker_out_of_reach_does_not_end_the_owner(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a new partition begins is asked of the broker, which may be away just then."""
+    monkeypatch.setattr(partitions, "LOSS_PAUSE", 0.0)
+    answers = [BusError("its offsets could not be read"), None]
+
+    async def begin(*_: object) -> None:
+        if (answer := answers.pop(0)) is not None:
+            raise answer
+
+    owner = PartitionOwner(
+        PARTITION,
+        Ordering.NONE,
+        ScriptedProducer([]),
+        BareEncoder(),
+        metrics.streams["classify"],
+        begin=begin,
+        drop=lambda _partition: None,
+        note=lambda _outcomes, _now: None,
+    )
+    running = asyncio.create_task(owner.run())
+    async with asyncio.timeout(5.0):
+        while not owner.is_open:  # noqa: ASYNC110 - it sets no event
+            await asyncio.sleep(0)
+    running.cancel()
+
+    assert [] == answers
+
+
 async def test_what_the_broker_does_not_allow_is_not_tried_again(metrics: Metrics) -> None:
     """An owner would else publish the same for ever, ten times a second."""
     producer = ScriptedProducer([AccessRefusedError("topic out: access is refused")])
