@@ -67,7 +67,7 @@ class Parts:
     def at_work(self) -> Iterator[None]:
         """Have the patches in place for the length of a context."""
         with ExitStack() as stack:
-            stack.enter_context(patch.object(intake, "_decode", _decode))
+            stack.enter_context(patch.object(intake, "decode_request", _decode))
             for module in (partitions, transactions):
                 stack.enter_context(patch.object(module, "log", Silence()))
             for target, name, replacement in self.patches:
