@@ -190,15 +190,8 @@ class PartitionOwner:
     async def _move_back(self, committed: Committed, end: int) -> Committed:
         """Commit the end of a partition that was cut off: new records below the old position are not done."""
         target = Committed(end)
-        while target != committed:
-            try:
-                await self._producer.publish((), end, target.metadata)
-                break
-            except PartitionLostError:
-                raise
-            except BusError as error:
-                log.warning("publish_failed", **_fields(self.partition), error=str(error))
-                await asyncio.sleep(RETRY_PAUSE)
+        if target != committed:
+            await self._producer.publish((), end, target.metadata)
         if self._rewound_to == end:
             self._rewound_to = None
         return target

@@ -1,7 +1,7 @@
 """An owner counts what it took in, and how its transactions ended."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 
@@ -9,6 +9,7 @@ import pytest
 
 from stream_infer.bus.batches import OutRecord
 from stream_infer.bus.offsets import Committed
+from stream_infer.bus.transactions import PartitionProducer
 from stream_infer.config import BUILTIN_MODELS, BUILTIN_STREAMS
 from stream_infer.errors import (
     AccessRefusedError,
@@ -49,6 +50,33 @@ class ScriptedProducer:
         """Hold nothing."""
 
 
+class RememberingProducer:
+    """Commits in memory and refuses the position that is there, as the transactional producer does."""
+
+    def __init__(self) -> None:
+        self.committed = Committed(10, "")
+        self.written: list[tuple[int, int]] = []
+        self.errors: list[Exception] = []
+        """What it fails with first, one for each call."""
+
+    async def open(self) -> Committed:
+        """Return what was committed."""
+        return self.committed
+
+    async def publish(self, records: Sequence[OutRecord], offset: int, metadata: str) -> None:
+        """Commit."""
+        if self.errors:
+            raise self.errors.pop(0)
+        target = Committed(offset, metadata)
+        if target == self.committed:
+            raise ValueError(f"position {offset} is already committed")
+        self.committed = target
+        self.written.append((offset, len(records)))
+
+    async def close(self) -> None:
+        """Hold nothing."""
+
+
 class BareEncoder:
     """Turns every outcome into an empty record."""
 
@@ -66,6 +94,32 @@ def record(offset: int) -> Record:
     return Record(PARTITION.topic, 0, offset, 1_000 + offset, None, b"value")
 
 
+async def let_flow(_partition: Partition, _offset: int | None) -> None:
+    """Begin, as a source would."""
+
+
+def make_owner(
+    metrics: Metrics,
+    producer: PartitionProducer,
+    *,
+    begin: Callable[[Partition, int | None], Awaitable[None]] = let_flow,
+    noted: list[Outcome] | None = None,
+    tracer: Tracer | None = None,
+) -> PartitionOwner:
+    told = [] if noted is None else noted
+    return PartitionOwner(
+        PARTITION,
+        Ordering.NONE,
+        producer,
+        BareEncoder(),
+        metrics.streams["classify"],
+        begin=begin,
+        drop=lambda _partition: None,
+        tracer=tracer,
+        note=lambda outcomes, _now: told.extend(outcomes),
+    )
+
+
 @asynccontextmanager
 async def owning(
     metrics: Metrics,
@@ -75,23 +129,12 @@ async def owning(
     producer: ScriptedProducer | None = None,
 ) -> AsyncIterator[PartitionOwner]:
     """Yield an owner whose partition is open."""
-    told = [] if noted is None else noted
     opened = asyncio.Event()
 
     async def begin(_partition: Partition, _offset: int | None) -> None:
         opened.set()
 
-    owner = PartitionOwner(
-        PARTITION,
-        Ordering.NONE,
-        producer or ScriptedProducer(errors),
-        BareEncoder(),
-        metrics.streams["classify"],
-        begin=begin,
-        drop=lambda _partition: None,
-        tracer=tracer,
-        note=lambda outcomes, _now: told.extend(outcomes),
-    )
+    owner = make_owner(metrics, producer or ScriptedProducer(errors), begin=begin, noted=noted, tracer=tracer)
     running = asyncio.create_task(owner.run())
     await opened.wait()
     assert owner.is_open
@@ -201,42 +244,20 @@ async def test_a_commit_that_cannot_be_read_ends_the_worker_and_is_named(metrics
         async def open(self) -> Committed:
             return Committed(5, "si1:cut sho")
 
-    owner = PartitionOwner(
-        PARTITION,
-        Ordering.NONE,
-        Damaged([]),
-        BareEncoder(),
-        metrics.streams["classify"],
-        begin=lambda *_: pytest.fail("it was opened"),
-        drop=lambda _partition: None,
-        tracer=None,
-        note=lambda *_: None,
-    )
+    owner = make_owner(metrics, Damaged([]), begin=lambda *_: pytest.fail("it was opened"))
     with pytest.raises(StreamInferError, match=r"requests\.classify/0: commit metadata .* 'si1:cut sho'"):
         await owner.run()
 
 
-async def test_a_broker_out_of_reach_does_not_end_the_owner(
-    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_broker_out_of_reach_does_not_end_the_owner(metrics: Metrics) -> None:
     """Where a new partition begins is asked of the broker, which may be away just then."""
-    monkeypatch.setattr(partitions, "LOSS_PAUSE", 0.0)
     answers = [BusError("its offsets could not be read"), None]
 
     async def begin(*_: object) -> None:
         if (answer := answers.pop(0)) is not None:
             raise answer
 
-    owner = PartitionOwner(
-        PARTITION,
-        Ordering.NONE,
-        ScriptedProducer([]),
-        BareEncoder(),
-        metrics.streams["classify"],
-        begin=begin,
-        drop=lambda _partition: None,
-        note=lambda _outcomes, _now: None,
-    )
+    owner = make_owner(metrics, ScriptedProducer([]), begin=begin)
     running = asyncio.create_task(owner.run())
     async with asyncio.timeout(5.0):
         while not owner.is_open:  # noqa: ASYNC110 - it sets no event
@@ -249,16 +270,7 @@ async def test_a_broker_out_of_reach_does_not_end_the_owner(
 async def test_what_the_broker_does_not_allow_is_not_tried_again(metrics: Metrics) -> None:
     """An owner would else publish the same for ever, ten times a second."""
     producer = ScriptedProducer([AccessRefusedError("topic out: access is refused")])
-    owner = PartitionOwner(
-        PARTITION,
-        Ordering.NONE,
-        producer,
-        BareEncoder(),
-        metrics.streams["classify"],
-        begin=_begin,
-        drop=lambda _partition: None,
-        note=lambda _outcomes, _now: None,
-    )
+    owner = make_owner(metrics, producer)
     running = asyncio.create_task(owner.run())
     while not owner.is_open:  # noqa: ASYNC110 - it sets no event
         await asyncio.sleep(0)
@@ -270,5 +282,57 @@ async def test_what_the_broker_does_not_allow_is_not_tried_again(metrics: Metric
     assert 1 == len(producer.written)
 
 
-async def _begin(_partition: Partition, _offset: int | None) -> None:
-    """Let it flow."""
+@asynccontextmanager
+async def rewound(metrics: Metrics, producer: RememberingProducer) -> AsyncIterator[PartitionOwner]:
+    """Yield an owner whose partition stood at 10 and was cut off at 8, once it flows from there."""
+    begun: asyncio.Queue[int | None] = asyncio.Queue()
+
+    async def begin(_partition: Partition, offset: int | None) -> None:
+        begun.put_nowait(offset)
+
+    owner = make_owner(metrics, producer, begin=begin)
+    running = asyncio.create_task(owner.run())
+    try:
+        assert 10 == await begun.get()
+        owner.rewind(8)
+        assert 8 == await begun.get()
+        assert Committed(8, "") == producer.committed
+        await asyncio.sleep(0)
+        yield owner
+        assert not running.done()
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def publish_two(owner: PartitionOwner) -> None:
+    fresh = owner.admit([record(offset) for offset in (8, 9)])
+    owner.finish([Result(each, each.position, "classify", {}, "m") for each in fresh])
+    async with asyncio.timeout(5.0):
+        await owner.drain()
+
+
+async def test_new_records_up_to_the_old_position_are_published(metrics: Metrics) -> None:
+    """They end where the position stood before the loss; until it goes back, they would count as done."""
+    producer = RememberingProducer()
+    async with rewound(metrics, producer) as owner:
+        await publish_two(owner)
+        assert [(8, 0), (10, 2)] == producer.written
+
+
+async def test_a_position_is_moved_back_however_often_the_bus_fails(metrics: Metrics) -> None:
+    producer = RememberingProducer()
+    producer.errors = [BusError("nothing was committed"), BusError("nothing was committed")]
+    async with rewound(metrics, producer) as owner:
+        await publish_two(owner)
+        assert [(8, 0), (10, 2)] == producer.written
+
+
+async def test_a_position_that_may_not_be_moved_back_ends_the_owner(metrics: Metrics) -> None:
+    producer = RememberingProducer()
+    producer.errors = [AccessRefusedError("group g: access is refused")]
+    owner = make_owner(metrics, producer)
+    owner.rewind(8)
+
+    with pytest.raises(AccessRefusedError, match="group g"):
+        await asyncio.wait_for(owner.run(), 5.0)
