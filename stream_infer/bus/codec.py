@@ -46,6 +46,8 @@ REDACTED = "redacted"
 """What stands for a message that may quote a record or a model."""
 
 Header = tuple[str, bytes | None]
+LetterEncoder = Callable[[DeadLetter, str], OutRecord]
+"""Makes a dead letter the record that goes to a topic."""
 
 _TYPE_PREFIX = "stream_infer."
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{2,8}){0,3}")
@@ -208,6 +210,13 @@ def encode_redacted_dead_letter(letter: DeadLetter, topic: str) -> OutRecord:
     headers = [(DEAD_LETTER_PREFIX + name, told) for name, told in stand_in.items()]
     key = record.key if record.key is None or len(record.key) <= MAX_BARE_KEY_BYTES else None
     return OutRecord(topic, key, None, [*trace, *_reasons(replace(letter, error=_plain(letter))), *headers])
+
+
+def letter_encoders(*, hides_text: bool) -> tuple[LetterEncoder, LetterEncoder]:
+    """Return what encodes a dead letter, and what does if the broker finds that too large."""
+    if hides_text:
+        return encode_redacted_dead_letter, encode_redacted_dead_letter
+    return encode_dead_letter, encode_bare_dead_letter
 
 
 def _is_trace(traceparent: bytes | None) -> bool:

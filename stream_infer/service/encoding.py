@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 from stream_infer.bus.batches import OutRecord
-from stream_infer.bus.codec import (
-    ResultEncoder,
-    encode_bare_dead_letter,
-    encode_dead_letter,
-    encode_redacted_dead_letter,
-)
+from stream_infer.bus.codec import ResultEncoder, letter_encoders
 from stream_infer.config import StreamSettings
 from stream_infer.errors import RecordTooLargeError
 from stream_infer.flow.outcomes import dead_letter
@@ -30,8 +25,7 @@ class OutcomeEncoder:
         """With `hides_text` dead letters hold no user text."""
         self._name = name
         self._dead_letters = stream.dead_letters
-        self._encode_letter = encode_redacted_dead_letter if hides_text else encode_dead_letter
-        self._encode_bare = encode_redacted_dead_letter if hides_text else encode_bare_dead_letter
+        self._encode_letter, self._encode_bare = letter_encoders(hides_text=hides_text)
         self._results = ResultEncoder(stream, info, name, reader)
 
     def encode(self, outcome: Outcome) -> tuple[Outcome, OutRecord]:

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from stream_infer.bus.codec import (
-    encode_bare_dead_letter,
-    encode_dead_letter,
-    encode_redacted_dead_letter,
-    record_id,
-)
+from stream_infer.bus.codec import letter_encoders, record_id
 from stream_infer.bus.publisher import Publisher
 from stream_infer.errors import EngineError, OutcomeError, RecordTooLargeError
 from stream_infer.schemas import DeadLetter, Record
@@ -25,8 +20,7 @@ class DeadLetters:
         self._publisher = publisher
         self._topic = topic
         self._stream = stream
-        self._encode = encode_redacted_dead_letter if hides_text else encode_dead_letter
-        self._encode_bare = encode_redacted_dead_letter if hides_text else encode_bare_dead_letter
+        self._encode, self._encode_bare = letter_encoders(hides_text=hides_text)
 
     async def reject(self, record: Record, error: OutcomeError) -> None:
         """Publish the record with what is wrong with it; return once the broker has it."""
