@@ -34,6 +34,9 @@ REFUSALS = (
 )
 """What a broker answers to those who lack an access-control entry."""
 
+_SECRETS = ("sasl_password", "sasl_oauth_client_secret")
+"""They come from the environment, or from the files that `sasl_..._file` name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Connection:
@@ -66,9 +69,7 @@ def connect(settings: KafkaSettings, bootstrap_servers: str | None = None) -> Co
 
 def setting_name(field: str) -> str:
     """Return the key of a setting of the connection, by its field."""
-    return f"kafka.{field}" + (
-        " (environment)" if field in {"sasl_password", "sasl_oauth_client_secret"} else ""
-    )
+    return f"kafka.{field}" + (" (environment)" if field in _SECRETS else "")
 
 
 async def wait_until_reachable(connection: Connection, wait_seconds: float) -> None:
@@ -133,7 +134,7 @@ def _security(settings: KafkaSettings) -> Security:
         for name, value in given.items()
     }
     # The environment goes before a file, which need not even be there then.
-    for secret in ("sasl_password", "sasl_oauth_client_secret"):
+    for secret in _SECRETS:
         if revealed[secret]:
             revealed[f"{secret}_file"] = None
     return Security(**revealed)
