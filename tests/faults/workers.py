@@ -14,31 +14,10 @@ from typing import Final
 import psutil
 
 from stream_infer.web.probe import read_metrics
-from tests.broker.service_process import ServiceProcess
+from tests.broker.service_process import SCORING_STREAM, ServiceProcess
 
 SESSION_TIMEOUT_S: Final = 6.0
-SETTINGS: Final = """
-[service]
-group = "{group}"
-drain_timeout_ms = 3000
-watchdog_ms = 1500
-[kafka]
-bootstrap_servers = "{bootstrap_servers}"
-session_timeout_ms = 6000
-transaction_timeout_ms = 10000
-[cache]
-max_bytes = 0
-[models.scorer]
-kind = "classify"
-source = "python:tests.broker.scoring_double:scorer"
-precision = "fp32"
-[streams.score]
-task = "classify"
-input = "{input}"
-output = "{output}"
-dead_letters = "{dead_letters}"
-model = "scorer"
-"""
+SETTINGS: Final = SCORING_STREAM.replace("[service]", "[service]\nwatchdog_ms = 1500")
 _WATCH_PAUSE: Final = 0.5
 
 
