@@ -5,18 +5,19 @@ from __future__ import annotations
 import gzip
 import ssl
 import threading
+from email.message import Message
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
 
+from tests.broker.loopback_server import LoopbackServer
 
-class OtlpReceiver:
+
+class OtlpReceiver(LoopbackServer):
     """Keeps the spans that it is sent while the context lasts.
 
     It answers with each `statuses` in turn, and with the last from then on; spans are kept where it is OK.
@@ -29,27 +30,12 @@ class OtlpReceiver:
         self.requests = 0
         self.headers: dict[str, str] = {}
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._scheme = "https" if tls else "http"
-        if tls:
-            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
-        self._thread = threading.Thread(target=self._server.serve_forever)
+        super().__init__(tls)
 
     @property
     def endpoint(self) -> str:
         """Where to send traces."""
-        return f"{self._scheme}://127.0.0.1:{self._server.server_port}/v1/traces"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        return f"{self.address}/v1/traces"
 
     def take(self, path: str, body: bytes) -> HTTPStatus:
         """Decode one request."""
@@ -63,23 +49,11 @@ class OtlpReceiver:
                     self.spans += [span for scope in group.scope_spans for span in scope.spans]
         return status
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                if self.headers.get("content-encoding") == "gzip":
-                    body = gzip.decompress(body)
-                receiver.headers = dict(self.headers)
-                self.send_response(receiver.take(self.path, body))
-                self.end_headers()
-                self.wfile.write(ExportTraceServiceResponse().SerializeToString())
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        return Handler
+    def reply(self, path: str, headers: Message, body: bytes) -> tuple[HTTPStatus, bytes]:
+        """Take a request in, compressed or not."""
+        self.headers = dict(headers)
+        content = gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body
+        return self.take(path, content), ExportTraceServiceResponse().SerializeToString()
 
 
 def attributes(of: Any) -> dict[str, Any]:

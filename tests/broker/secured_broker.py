@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email.message import Message
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 from urllib.parse import parse_qs, unquote_plus
 
 from loadgen.kafka.process import KafkaProcess
 from loadgen.kafka.security import HOST, MUTUAL, PASSWORD, SECURED, USER, BrokerSecurity
 from stream_infer.config import KafkaSettings
+from tests.broker.loopback_server import LoopbackServer
 
 CLIENT_SECRET: Final = "told to the issuer alone"  # noqa: S105 - of an issuer that lives as long as its test
 LIFETIME: Final = 300.0
 
 
-class TokenIssuer:
+class TokenIssuer(LoopbackServer):
     """Exchanges client credentials for signed tokens, over TLS on loopback."""
 
     def __init__(self, security: BrokerSecurity) -> None:
@@ -31,26 +30,12 @@ class TokenIssuer:
         self.lifetime = LIFETIME
         self.status = HTTPStatus.OK
         self.signer = security
-        self._server = ThreadingHTTPServer((HOST, 0), self._handler())
-        context = security.authority.context_of(security.authority.issue(HOST))
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self._thread = threading.Thread(target=self._server.serve_forever)
+        super().__init__(security.authority.context_of(security.authority.issue(HOST)))
 
     @property
     def url(self) -> str:
         """Where tokens are to be had."""
-        return f"https://{HOST}:{self._server.server_port}/token"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        return f"{self.address}/token"
 
     @contextmanager
     def giving(self, **changes: Any) -> Iterator[None]:
@@ -76,23 +61,11 @@ class TokenIssuer:
         token = self.signer.sign(client, self.lifetime)
         return HTTPStatus.OK, {"access_token": token, "expires_in": self.lifetime, "token_type": "Bearer"}
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        issuer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                form = parse_qs(self.rfile.read(int(self.headers["content-length"])).decode())
-                status, fields = issuer.answer(self.headers.get("authorization", ""), form)
-                body = json.dumps(fields).encode()
-                self.send_response(status)
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        return Handler
+    def reply(self, path: str, headers: Message, body: bytes) -> tuple[HTTPStatus, bytes]:
+        """Answer a form in JSON."""
+        del path
+        status, fields = self.answer(headers.get("authorization", ""), parse_qs(body.decode()))
+        return status, json.dumps(fields).encode()
 
 
 @dataclass(frozen=True, slots=True)
