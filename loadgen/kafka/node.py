@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -138,10 +139,10 @@ async def accepts(port: int) -> bool:
     return True
 
 
-def java(program: str = "java") -> str:
-    """Return the path of one of Java's programs."""
+def java() -> str:
+    """Return the path of Java's own program, or its name where it is not to be found."""
     home = os.environ.get("JAVA_HOME")
-    return str(Path(home, "bin", program)) if home else _which(program)
+    return str(Path(home, "bin", "java")) if home else shutil.which("java") or "java"
 
 
 def classpath() -> str:
@@ -152,10 +153,5 @@ def classpath() -> str:
 def fetch() -> None:
     """Fetch the jars with Maven, the first time."""
     if not (HERE / "target" / "jars").is_dir():
-        command = [_which("mvn"), "-q", "-B", "-f", str(HERE / "pom.xml"), "package"]
+        command = ["mvn", "-q", "-B", "-f", str(HERE / "pom.xml"), "package"]
         subprocess.run(command, check=True)  # noqa: S603 - a test's own tool
-
-
-def _which(program: str) -> str:
-    found = subprocess.run(["which", program], capture_output=True, text=True, check=False)  # noqa: S603, S607 - a test's own tool
-    return found.stdout.strip() or program
