@@ -53,14 +53,18 @@ class Worker(ServiceProcess):
         await super().kill()
 
     async def stop(self) -> int:
-        """Ask the process to drain and end; return its exit code."""
+        """Ask the process to drain and end; return its exit code.
+
+        One that is still starting does not listen yet: the signal ends it, and nothing is wrong.
+        """
         self._is_wanted = False
+        listens = bool(await read_metrics(self.url))
         try:
             code = await super().stop()
         except AssertionError as error:
             self.bad_stops.append(str(error))
             return -signal.SIGKILL
-        if code:
+        if code and (listens or code != -signal.SIGTERM):
             self.bad_stops.append(f"ended with {code}")
         return code
 
