@@ -16,7 +16,7 @@ from aiokafka.consumer.fetcher import Fetcher
 SHORTEST_PAUSE = 0.002
 LONGEST_PAUSE = 0.01
 """Seconds between two empty answers; records that come meanwhile wait no longer than this."""
-SHARE_OF_SILENCE = 0.002
+SHARE_OF_SILENCE = 0.05
 """A pause is this share of the time without records: who has had some lately soon gets the next."""
 AT_ONCE = 0.05
 """An empty answer that took longer has waited for records: then there is nothing to pace."""
