@@ -203,6 +203,14 @@ class Source:
         except KafkaError as error:
             raise bus_error(f"{partition}: offset {offset} was not committed", error) from error
 
+    def rejoin(self) -> None:
+        """Have the group deal its partitions out anew, as when two members were given the same one.
+
+        noida-db lets a static member that comes back deal them out without telling the others.
+        """
+        log.warning("group_doubted", group=self._group)
+        self._consumer._coordinator.request_rejoin()  # noqa: SLF001 - aiokafka rejoins by itself only
+
     def lag(self) -> dict[Partition, int]:
         """Return how many records wait in each flowing partition, as of the last answered fetch."""
         lags = {}

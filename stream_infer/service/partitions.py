@@ -34,6 +34,10 @@ RETRY_PAUSE = 0.1
 """Seconds before the same is published again after the bus refused it."""
 LOSS_PAUSE = 1.0
 """Seconds before a lost partition is taken over again: by then its revocation would have come."""
+SHORT_TENURE = 30.0
+"""Seconds: who loses a partition sooner after it was opened may share it with another worker."""
+LOSSES_IN_DOUBT = 3
+"""Short tenures in a row after which what the group dealt out is doubted."""
 
 
 class Encoder(Protocol):
@@ -55,7 +59,8 @@ class PartitionOwner:
     """Publishes the outcomes of one partition, in transactions that clock themselves.
 
     `begin` lets the partition flow from an offset (None: from its oldest record), `drop` makes the
-    engine forget its work, and `note` is told what was committed, and when.
+    engine forget its work, and `note` is told what was committed, and when. `doubt` is called when the
+    partition is lost again and again though nobody revokes it: another worker owns it too.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class PartitionOwner:
         begin: Callable[[Partition, int | None], Awaitable[None]],
         drop: Callable[[Partition], None],
         note: Callable[[Sequence[Outcome], float], None],
+        doubt: Callable[[], None],
         tracer: Tracer | None = None,
     ) -> None:
         self.partition = partition
@@ -82,6 +88,8 @@ class PartitionOwner:
         self._drop = drop
         self._tracer = tracer
         self._note = note
+        self._doubt = doubt
+        self._short_tenures = 0
         self._state: InputPartition | None = None
         self._rewound_to: int | None = None
         self._changed = asyncio.Event()
@@ -119,10 +127,12 @@ class PartitionOwner:
         """
         try:
             while True:
+                began = monotonic()
                 try:
                     await self._own()
                 except PartitionLostError as error:
                     log.warning("partition_lost", **_fields(self.partition), error=str(error))
+                    self._judge(monotonic() - began)
                 except AccessRefusedError:
                     raise
                 except BusError as error:
@@ -245,6 +255,13 @@ class PartitionOwner:
             self._metrics.transactions["aborted"].inc()
             raise
         self._metrics.count_commit(monotonic() - started)
+
+    def _judge(self, tenure: float) -> None:
+        """Doubt that the partition is this worker's alone when it keeps being lost soon."""
+        self._short_tenures = self._short_tenures + 1 if tenure < SHORT_TENURE else 0
+        if self._short_tenures == LOSSES_IN_DOUBT:
+            self._short_tenures = 0
+            self._doubt()
 
     def _forget(self) -> None:
         """Drop the partition's work, here and in the engine."""

@@ -254,6 +254,7 @@ class Worker:
             drop=self._inference.drop,
             tracer=self._tracing.tracer,
             note=self._note_committed,
+            doubt=self._source.rejoin,
         )
 
     def _note_committed(self, outcomes: Sequence[Outcome], now: float) -> None:

@@ -131,6 +131,22 @@ async def owner_after_fetches(source: Source, owner: Owner, count: int) -> None:
             await source.fetch(0.1)
 
 
+async def test_a_doubted_group_deals_its_partitions_out_anew(
+    make_topic: MakeTopic, make_source: Callable[..., Source]
+) -> None:
+    topic, owner = await make_topic(), Owner()
+    async with make_source(owner, topic) as source:
+        await owner.wait_for(1)
+        assert 1 == source.rebalances
+
+        source.rejoin()
+
+        async with asyncio.timeout(PATIENCE):
+            while source.rebalances < 2 or not source.assigned:
+                await source.fetch(0.1)
+        assert {Partition(topic, 0)} == source.assigned
+
+
 async def test_a_limited_fetch_leaves_the_rest_for_the_next(
     connection: Connection, make_topic: MakeTopic, make_source: Callable[..., Source]
 ) -> None:

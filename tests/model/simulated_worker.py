@@ -183,6 +183,7 @@ class SimulatedWorker:
             begin=self.source.begin,
             drop=self._drop,
             note=lambda _outcomes, _now: None,
+            doubt=lambda: None,
         )
         self.tenures[partition] = Tenure(owner, self._spawn(owner.run()))
 

@@ -105,6 +105,7 @@ def make_owner(
     begin: Callable[[Partition, int | None], Awaitable[None]] = let_flow,
     noted: list[Outcome] | None = None,
     tracer: Tracer | None = None,
+    doubt: Callable[[], None] = lambda: None,
 ) -> PartitionOwner:
     told = [] if noted is None else noted
     return PartitionOwner(
@@ -117,6 +118,7 @@ def make_owner(
         drop=lambda _partition: None,
         tracer=tracer,
         note=lambda outcomes, _now: told.extend(outcomes),
+        doubt=doubt,
     )
 
 
@@ -265,6 +267,32 @@ async def test_a_broker_out_of_reach_does_not_end_the_owner(metrics: Metrics) ->
     running.cancel()
 
     assert [] == answers
+
+
+@pytest.mark.parametrize(("short_tenure", "doubts"), [(30.0, [3, 6]), (0.0, [])])
+async def test_who_keeps_losing_a_partition_soon_doubts_that_it_is_its_own(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch, short_tenure: float, doubts: list[int]
+) -> None:
+    """Without a rebalance the two that were given it would take it from each other for ever."""
+    monkeypatch.setattr(partitions, "SHORT_TENURE", short_tenure)
+    found: list[int] = []
+    done = asyncio.Event()
+    begun = 0
+
+    async def begin(*_: object) -> None:
+        nonlocal begun
+        begun += 1
+        if begun > 7:
+            done.set()
+            await asyncio.Event().wait()
+        raise PartitionLostError("taken by another worker")
+
+    owner = make_owner(metrics, ScriptedProducer([]), begin=begin, doubt=lambda: found.append(begun))
+    running = asyncio.create_task(owner.run())
+    await asyncio.wait_for(done.wait(), 5.0)
+    running.cancel()
+
+    assert doubts == found
 
 
 async def test_what_the_broker_does_not_allow_is_not_tried_again(metrics: Metrics) -> None:
