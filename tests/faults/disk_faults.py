@@ -10,6 +10,7 @@ from typing import Final
 import psutil
 
 from tests.faults.fault import ON_KAFKA, Fault
+from tests.faults.replica_faults import process_of
 from tests.faults.scene import NotRealError, Scene, until
 from tests.faults.schedule import Share
 
@@ -19,11 +20,12 @@ _FULL: Final = 0
 async def fill_worker_disk(scene: Scene, draw: random.Random) -> None:
     """Let no file of a worker grow, its log included, while its replica dies and is replaced."""
     worker = scene.workers.pick(draw)
+    replica = await process_of(worker)
     processes = worker.processes
     before, size = await worker.metric("replica_restarts_total"), worker.log_path.stat().st_size
     _limit(processes, _FULL)
     try:
-        processes[-1].send_signal(signal.SIGKILL)
+        replica.send_signal(signal.SIGKILL)
 
         async def is_replaced() -> bool:
             return await worker.metric("replica_restarts_total") > before

@@ -8,13 +8,18 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
+import psutil
+
 from tests.faults.fault import OFTEN, Fault
 from tests.faults.load import Special
-from tests.faults.scene import NotRealError, Scene, until
+from tests.faults.scene import Scene, until
 from tests.faults.workers import Worker
 
-_NURSERY: Final = 1
-_REPLICA: Final = 2
+NURSERY: Final = 1
+REPLICA: Final = 2
+"""Their places among a worker's processes."""
+REPLICA_S: Final = 30.0
+"""How long a worker may have none: one that starts loads its models first."""
 
 
 async def signal_replica(scene: Scene, draw: random.Random, *, number: signal.Signals) -> None:
@@ -22,12 +27,12 @@ async def signal_replica(scene: Scene, draw: random.Random, *, number: signal.Si
 
     SIGKILL is what the kernel sends when memory runs out.
     """
-    await _replaced(scene.workers.pick(draw), lambda worker: _send(worker, _REPLICA, number))
+    await _replaced(scene.workers.pick(draw), REPLICA, number)
 
 
 async def kill_nursery(scene: Scene, draw: random.Random) -> None:
     """Kill the process that the replicas of a worker come from, and with it the replica."""
-    await _replaced(scene.workers.pick(draw), lambda worker: _send(worker, _NURSERY, signal.SIGKILL))
+    await _replaced(scene.workers.pick(draw), NURSERY, signal.SIGKILL)
 
 
 async def send_poison(scene: Scene, _: random.Random, *, mark: str, reason: str) -> None:
@@ -37,16 +42,27 @@ async def send_poison(scene: Scene, _: random.Random, *, mark: str, reason: str)
     await until(lambda: _has_reason(scene, reason, known + 1), f"a dead letter for {reason}", 60.0)
 
 
-def _send(worker: Worker, place: int, number: signal.Signals) -> None:
-    processes = worker.processes
-    if len(processes) <= place:
-        raise NotRealError(f"{worker.name} has no replica at the moment")
-    processes[place].send_signal(number)
+async def process_of(worker: Worker, place: int = REPLICA) -> psutil.Process:
+    """Return a process that runs models for a worker, once it has a replica.
+
+    It has none while it starts, or replaces one that a fault before this has ended.
+    """
+    found: list[psutil.Process] = []
+
+    async def is_there() -> bool:
+        is_loaded = await worker.metric("replica_resident_bytes") > 0
+        found[:] = worker.processes[place : place + 1]
+        return is_loaded and bool(found)
+
+    await until(is_there, f"{worker.name} having a replica", REPLICA_S)
+    return found[0]
 
 
-async def _replaced(worker: Worker, strike: Callable[[Worker], None]) -> None:
+async def _replaced(worker: Worker, place: int, number: signal.Signals) -> None:
+    """Send one of a worker's processes a signal, and return once it has another replica."""
+    process = await process_of(worker, place)
     before = await worker.metric("replica_restarts_total")
-    strike(worker)
+    process.send_signal(number)
 
     async def is_replaced() -> bool:
         return await worker.metric("replica_restarts_total") > before

@@ -13,6 +13,8 @@ from loadgen.verdict import Kind
 from tests.faults.runner import Result, Struck
 
 JUDGED = (Kind.LOST, Kind.DUPLICATED, Kind.OUT_OF_ORDER)
+KEPT, BROKEN, UNTRIED = range(3)
+"""Exit codes: every promise was kept, one was broken, or a fault was never real so that nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,15 @@ def totals(result: Result) -> dict[str, Any]:
         "verdict": result.verdict.word,
         "doubts": list(result.verdict.doubts),
         "problems": list(result.problems),
+        "untried": list(result.untried),
     }
+
+
+def exit_code(results: Sequence[Result]) -> int:
+    """Return what a script is to know; a broken promise goes before what was never tried."""
+    if not all(result.has_passed for result in results):
+        return BROKEN
+    return UNTRIED if any(result.untried for result in results) else KEPT
 
 
 def as_json(result: Result, seed: int) -> dict[str, Any]:
@@ -124,7 +134,10 @@ def _cells(row: Row) -> list[str]:
 def _add_total(table: Table, result: Result) -> None:
     known = totals(result)
     counts = [f"{known[kind]:,}" for kind in JUDGED]
-    table.add_row(
-        result.kind, f"all: {known['verdict']}", str(known["faults"]), f"{known['records']:,}", *counts
+    word = (
+        f"{known['verdict']}, but for {len(result.untried)} never real"
+        if result.untried
+        else known["verdict"]
     )
+    table.add_row(result.kind, f"all: {word}", str(known["faults"]), f"{known['records']:,}", *counts)
     table.add_section()

@@ -78,6 +78,12 @@ class Result:
         """Whether every promise was kept."""
         return self.verdict.is_clean and not self.problems
 
+    @property
+    def untried(self) -> Sequence[str]:
+        """The faults of which nothing ever came, however often they were to strike: they show nothing."""
+        real = {struck.injection.fault for struck in self.struck if not struck.not_real}
+        return sorted({struck.injection.fault for struck in self.struck} - real)
+
 
 @dataclass(slots=True)
 class _Course:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rich.console import Console
 
 from loadgen.verdict import Kind, Offender, Verdict
-from tests.faults.report import as_json, rows_of, table_of
+from tests.faults.report import BROKEN, KEPT, UNTRIED, as_json, exit_code, rows_of, table_of
 from tests.faults.runner import Result, Struck
 from tests.faults.schedule import Injection
 
@@ -73,6 +75,20 @@ def test_totals_are_the_verdicts_own() -> None:
     assert not RESULT.has_passed
 
 
+def test_a_fault_of_which_nothing_ever_came_was_not_tried() -> None:
+    kept = replace(RESULT, verdict=replace(VERDICT, counts={}, offenders=()))
+    never = struck("down", 40, 50, 1.0, "nobody is connected")
+    untried = replace(kept, struck=[*kept.struck, never, never])
+
+    assert [] == kept.untried
+    assert ["down"] == untried.untried
+    assert ["down"] == as_json(untried, seed=7)["totals"]["untried"]
+    assert KEPT == exit_code([kept])
+    assert UNTRIED == exit_code([kept, untried])
+    assert BROKEN == exit_code([untried, RESULT])
+    assert 3 == len({KEPT, UNTRIED, BROKEN})
+
+
 def test_the_table_has_every_fault_and_the_total() -> None:
     console = Console(width=140)
     with console.capture() as capture:
@@ -81,3 +97,12 @@ def test_the_table_has_every_fault_and_the_total() -> None:
 
     assert ["kill", "stop", "all: offenders"] == [line.split("│")[2].strip() for line in lines]
     assert "1 (+1 without effect)" in lines[1]
+
+
+def test_the_table_says_what_was_not_tried() -> None:
+    untried = replace(RESULT, struck=[struck("down", 40, 50, 1.0, "nobody is connected")])
+    console = Console(width=140)
+    with console.capture() as capture:
+        console.print(table_of([untried]))
+
+    assert "all: offenders, but for 1 never real" in capture.get()
