@@ -7,6 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -65,6 +66,8 @@ class CalibrationStore:
             part.write_text(text, encoding="utf-8")
             part.replace(path)
         except OSError as error:
+            with suppress(OSError):
+                part.unlink()
             log.warning("calibration_not_kept", path=str(path), error=str(error))
 
 

@@ -5,17 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from stream_infer.config import ModelSettings
 from stream_infer.config_loading import load_settings
+from stream_infer.engine import calibration_store
 from stream_infer.engine.calibration import SIZES, Calibration, Trial, calibrate, thread_choices
 from stream_infer.engine.calibration_store import CalibrationStore, machine_conditions
 from stream_infer.engine.specs import ModelKind
 from stream_infer.errors import EngineError, ModelFailedError
 from stream_infer.schemas import ModelInfo, Output, Tokens
 from stream_infer.service.calibrating import ReplicaTrials, calibrated, make_lane
+from tests.unit.full_disk import full_disk
 
 FOUND = Calibration(2, 1024, (Trial(256, 0.03), Trial(1024, 0.09)))
 CONDITIONS: dict[str, str | int] = {"processor": "x", "threads": 2, "model": "mood@1"}
@@ -134,6 +138,21 @@ def test_a_directory_that_cannot_be_made_costs_no_start(tmp_path: Path) -> None:
     store.keep(CONDITIONS, FOUND)
 
     assert store.find(CONDITIONS) is None
+
+
+def test_a_full_disk_costs_no_start_and_is_not_filled_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said, and a worker that is restarted again and again meanwhile leaves nothing behind."""
+    monkeypatch.setattr(calibration_store, "log", structlog.get_logger())
+    store = CalibrationStore(tmp_path)
+    with full_disk(), capture_logs() as logs:
+        store.keep(CONDITIONS, FOUND)
+
+    assert ["calibration_not_kept"] == [entry["event"] for entry in logs]
+    assert [] == list(tmp_path.iterdir())
+    store.keep(CONDITIONS, FOUND)
+    assert FOUND == store.find(CONDITIONS)
 
 
 def test_without_a_directory_nothing_is_kept() -> None:

@@ -22,6 +22,7 @@ from stream_infer.engine.compilation import (
 from stream_infer.engine.kernels import load_kernels, load_kernels_for, pack_weight, unpack_rows
 from stream_infer.engine.processor import processor_field
 from stream_infer.engine.quantization import Int8Linear
+from tests.unit.full_disk import full_disk
 
 AVX2 = INSTRUCTION_SETS[-1]
 POSSIBLE = [each for each in INSTRUCTION_SETS if each.needed <= set(processor_field("flags").split())]
@@ -171,6 +172,16 @@ def test_without_kernels_there_is_a_warning(
         assert compile_kernels(AVX2, empty_cache / "kernels.so") is None
     assert ["kernels_not_usable"] == [entry["event"] for entry in logs]
     assert not empty_cache.is_dir() or not list(empty_cache.iterdir())
+
+
+@needs_kernels
+@pytest.mark.slow
+def test_a_full_disk_is_done_without_kernels(empty_cache: Path) -> None:
+    with full_disk(), capture_logs() as logs:
+        assert compile_kernels(AVX2, empty_cache / "kernels.so") is None
+
+    assert ["kernels_not_usable"] == [entry["event"] for entry in logs]
+    assert not list(empty_cache.iterdir())
 
 
 @needs_kernels
