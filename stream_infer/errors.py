@@ -3,11 +3,12 @@
 A record's way, and where each branch can be raised:
 
     fetch -> decode ------> admit -----> engine -------------> publish
-             RecordError    RecordError  EngineError           BusError
+             RecordError    RecordError  EngineError           BusError, ResultTooLargeError
 
 `RecordError` is the record's own fault: it is dead-lettered with the class's `reason` and never
 retried. `EngineError` belongs to a batch: a retriable one halves the batch, any other bisects it
-down to the record, which is then dead-lettered. `BusError` belongs to a partition or the broker
+down to the record, which is then dead-lettered. `ResultTooLargeError` is what the output topic thinks of
+one result. `BusError` belongs to a partition or the broker
 and never becomes a dead letter. `ConfigError` stops the start. `UnreadableError` is about what this
 service itself has written before: whoever reads it knows what can be gone without.
 """
@@ -125,6 +126,12 @@ class ReplicaTimeoutError(EngineError):
     retriable = True
 
 
+class ResultTooLargeError(OutcomeError):
+    """The output topic does not take the result for its size; another result of the record might pass."""
+
+    reason = "result_too_large"
+
+
 class BusError(StreamInferError):
     """A fault of the bus: a partition, a producer or the broker."""
 
@@ -150,6 +157,7 @@ class RecordTooLargeError(BusError):
 
 REASONS: Final = (
     *(error.reason for branch in (RecordError, EngineError) for error in branch.__subclasses__()),
+    ResultTooLargeError.reason,
     INTERNAL,
 )
 """Every reason a dead letter can have."""

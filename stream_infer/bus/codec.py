@@ -19,6 +19,7 @@ from stream_infer.errors import (
     MalformedRecordError,
     ReplicaDiedError,
     ReplicaTimeoutError,
+    ResultTooLargeError,
     TooLargeError,
     UnknownTaskError,
 )
@@ -62,6 +63,7 @@ _PLAIN_REASONS = frozenset(
         MalformedRecordError,
         ReplicaDiedError,
         ReplicaTimeoutError,
+        ResultTooLargeError,
         TooLargeError,
         UnknownTaskError,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from stream_infer.bus.batches import OutRecord
 from stream_infer.bus.codec import ResultEncoder, letter_encoders
 from stream_infer.config import StreamSettings
-from stream_infer.errors import RecordTooLargeError
+from stream_infer.errors import ResultTooLargeError
 from stream_infer.flow.outcomes import dead_letter
 from stream_infer.schemas import DeadLetter, ModelInfo, Outcome, Result
 
@@ -37,11 +37,11 @@ class OutcomeEncoder:
         except Exception as error:  # noqa: BLE001 - the edge of the loop: one result must not stop the others
             return self._refused(outcome, error)
 
-    def shrink(self, outcome: Outcome, error: RecordTooLargeError) -> tuple[Outcome, OutRecord]:
+    def shrink(self, outcome: Outcome, record: OutRecord) -> tuple[Outcome, OutRecord]:
         """Return a dead letter instead of a result, and a bare dead letter instead of a whole one."""
         if isinstance(outcome, DeadLetter):
             return outcome, self._encode_bare(outcome, self._dead_letters)
-        return self._refused(outcome, error)
+        return self._refused(outcome, _too_large(record))
 
     def _refused(self, outcome: Result, error: Exception) -> tuple[Outcome, OutRecord]:
         letter = dead_letter(
@@ -55,3 +55,13 @@ class OutcomeEncoder:
             batches=outcome.batches,
         )
         return letter, self._encode_letter(letter, self._dead_letters)
+
+
+def _too_large(record: OutRecord) -> ResultTooLargeError:
+    """Return what is wrong with a result, and what it is made of: its key alone may be too large."""
+    key, value = len(record.key or b""), len(record.value or b"")
+    headers = sum(len(name.encode()) + len(content or b"") for name, content in record.headers)
+    return ResultTooLargeError(
+        f"the result has {key + value + headers} bytes (key {key}, value {value}, headers {headers}), "
+        f"more than topic {record.topic} takes"
+    )

@@ -47,8 +47,8 @@ class Encoder(Protocol):
         """Return what goes out for the outcome: itself, or a dead letter, and its record."""
         ...
 
-    def shrink(self, outcome: Outcome, error: RecordTooLargeError) -> tuple[Outcome, OutRecord]:
-        """Return what goes out instead of an outcome that the broker found too large.
+    def shrink(self, outcome: Outcome, record: OutRecord) -> tuple[Outcome, OutRecord]:
+        """Return what goes out instead of an outcome whose record the broker found too large.
 
         A result becomes a dead letter, and a dead letter loses what it carries.
         """
@@ -218,7 +218,7 @@ class PartitionOwner:
                 break
             except RecordTooLargeError as error:
                 place = error.index
-                outcomes[place], records[place] = self._encoder.shrink(outcomes[place], error)
+                outcomes[place], records[place] = self._encoder.shrink(outcomes[place], records[place])
                 if trace:
                     trace.stamp(place, outcomes[place], records[place].headers, monotonic())
             except (PartitionLostError, AccessRefusedError):

@@ -23,7 +23,7 @@ THROTTLED_BYTES: Final = 10_000
 QUOTA_WINDOW_S: Final = 11
 """Kafka measures rates over so many seconds by default, so a burst of this length passes."""
 SMALL_BYTES: Final = 2_048
-REFUSED: Final = "internal"
+REFUSED: Final = "result_too_large"
 """The reason in the dead letter of a result that the broker does not take."""
 _COORDINATION: Final = ("__consumer_offsets", "__transaction_state")
 

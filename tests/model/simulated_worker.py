@@ -14,7 +14,7 @@ from stream_infer.bus.batches import OutRecord
 from stream_infer.bus.connection import connect
 from stream_infer.bus.transactions import TransactionalProducer
 from stream_infer.config import BUILTIN_MODELS, BUILTIN_STREAMS, KafkaSettings, Settings
-from stream_infer.errors import PartitionLostError, RecordTooLargeError
+from stream_infer.errors import PartitionLostError
 from stream_infer.metrics import Metrics
 from stream_infer.schemas import (
     ClassifyBody,
@@ -90,9 +90,9 @@ class BareEncoder:
         """Return the outcome and its record."""
         return outcome, OutRecord("output", outcome.record.key, outcome.record.value)
 
-    def shrink(self, outcome: Outcome, error: RecordTooLargeError) -> tuple[Outcome, OutRecord]:  # noqa: ARG002 - the protocol's
+    def shrink(self, outcome: Outcome, record: OutRecord) -> tuple[Outcome, OutRecord]:  # noqa: ARG002 - the protocol's
         """Return a dead letter."""
-        letter = DeadLetter(outcome.record, outcome.id, "classify", "internal", "too large", "publish")
+        letter = DeadLetter(outcome.record, outcome.id, "classify", "result_too_large", "why", "publish")
         return letter, OutRecord("output", outcome.record.key, outcome.record.value)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from stream_infer.config import BUILTIN_STREAMS
-from stream_infer.errors import RecordTooLargeError
 from stream_infer.schemas import DeadLetter, ModelInfo, Record, Result
 from stream_infer.service.encoding import OutcomeEncoder
 
@@ -11,10 +10,9 @@ INFO = ModelInfo("m", "s", "r", "int8", "cpu", 1)
 RECORD = Record("requests.classify", 0, 7, 1_000, b"key", b"value")
 
 
-def encoder(form: str = "json") -> OutcomeEncoder:
-    return OutcomeEncoder(
-        "classify", BUILTIN_STREAMS["classify"].model_copy(update={"response_format": form}), INFO
-    )
+def encoder(form: str = "json", *, hides_text: bool = False) -> OutcomeEncoder:
+    stream = BUILTIN_STREAMS["classify"].model_copy(update={"response_format": form})
+    return OutcomeEncoder("classify", stream, INFO, hides_text=hides_text)
 
 
 def result(body: dict[str, object]) -> Result:
@@ -41,11 +39,27 @@ def test_a_result_that_cannot_be_encoded_becomes_a_dead_letter() -> None:
 
 def test_what_is_too_large_shrinks_step_by_step() -> None:
     """A result becomes a dead letter, and that loses what it carries."""
-    error = RecordTooLargeError("too large", 0)
+    given = result({"label": "good"})
 
-    letter, whole = encoder().shrink(result({"label": "good"}), error)
-    same, bare = encoder().shrink(letter, error)
+    letter, whole = encoder().shrink(given, encoder().encode(given)[1])
+    same, bare = encoder().shrink(letter, whole)
 
     assert isinstance(letter, DeadLetter)
     assert same is letter
     assert (b"value", None) == (whole.value, bare.value)
+
+
+def test_a_result_that_is_too_large_says_how_large_each_part_of_it_is() -> None:
+    """Which part to do something about; that neither is quoted keeps the sizes where text is hidden."""
+    given = result({"label": "good" * 100})
+    record = encoder().encode(given)[1]
+    headers = sum(len(name) + len(content or b"") for name, content in record.headers)
+    sizes = f"{3 + 422 + headers} bytes (key 3, value 422, headers {headers})"
+
+    for hides_text in (False, True):
+        letter, out = encoder(hides_text=hides_text).shrink(given, record)
+
+        assert isinstance(letter, DeadLetter)
+        assert ("result_too_large", "publish") == (letter.reason, letter.stage)
+        told = (dict(out.headers)["dead_letter_error"] or b"").decode()
+        assert f"ResultTooLargeError: the result has {sizes}, more than topic results.classify takes" == told

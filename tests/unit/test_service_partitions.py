@@ -84,9 +84,9 @@ class BareEncoder:
         """Return the outcome with an empty record."""
         return outcome, OutRecord("out", outcome.record.key, b"")
 
-    def shrink(self, outcome: Outcome, error: RecordTooLargeError) -> tuple[Outcome, OutRecord]:  # noqa: ARG002 - the protocol's
+    def shrink(self, outcome: Outcome, record: OutRecord) -> tuple[Outcome, OutRecord]:  # noqa: ARG002 - the protocol's
         """Return a dead letter."""
-        letter = DeadLetter(outcome.record, outcome.id, "classify", "internal", "too large", "publish")
+        letter = DeadLetter(outcome.record, outcome.id, "classify", "result_too_large", "why", "publish")
         return self.encode(letter)
 
 
@@ -188,7 +188,7 @@ async def test_what_was_too_large_to_publish_counts_as_what_went_out_for_it(metr
         await publish_one(owner)
     assert 1.0 == count(metrics, "transactions_total", outcome="aborted")
     assert 0.0 == count(metrics, "results_total")
-    assert 1.0 == count(metrics, "dead_letters_total", reason="internal")
+    assert 1.0 == count(metrics, "dead_letters_total", reason="result_too_large")
 
 
 async def test_what_is_noted_is_what_was_committed(metrics: Metrics) -> None:
@@ -196,7 +196,7 @@ async def test_what_is_noted_is_what_was_committed(metrics: Metrics) -> None:
     noted: list[Outcome] = []
     async with owning(metrics, [BusError("refused"), RecordTooLargeError("too large", 0)], noted) as owner:
         await publish_one(owner)
-    assert ["internal"] == [outcome.reason for outcome in noted if isinstance(outcome, DeadLetter)]
+    assert ["result_too_large"] == [outcome.reason for outcome in noted if isinstance(outcome, DeadLetter)]
     assert 1 == len(noted)
 
 
