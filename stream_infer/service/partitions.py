@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from time import monotonic, time_ns
 from typing import Protocol
@@ -30,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 MAX_PUBLICATION = 1024
 """Outcomes in one transaction: many enough to make its cost small, few enough to keep it short."""
+SHRINKINGS = 2
+"""How often an outcome can become smaller: a result becomes a dead letter, and that a bare one."""
 RETRY_PAUSE = 0.1
 """Seconds before the same is published again after the bus refused it."""
 LOSS_PAUSE = 1.0
@@ -212,20 +215,24 @@ class PartitionOwner:
         outcomes = [outcome for outcome, _ in encoded]
         records = [record for _, record in encoded]
         trace = self._trace(outcomes, records)
+        shrunk: Counter[int] = Counter()
         while True:
             try:
                 await self._transact(records, publication)
                 break
             except RecordTooLargeError as error:
                 place = error.index
+                shrunk[place] += 1
+                if shrunk[place] > SHRINKINGS:
+                    # The topic may be made to take it; until then the partition waits.
+                    await self._wait_after(f"{error}, as small as it is")
                 outcomes[place], records[place] = self._encoder.shrink(outcomes[place], records[place])
                 if trace:
                     trace.stamp(place, outcomes[place], records[place].headers, monotonic())
             except (PartitionLostError, AccessRefusedError):
                 raise
             except BusError as error:
-                log.warning("publish_failed", **_fields(self.partition), error=str(error))
-                await asyncio.sleep(RETRY_PAUSE)
+                await self._wait_after(str(error))
         state.published(publication)
         self.committed += len(outcomes)
         now = monotonic()
@@ -233,6 +240,11 @@ class PartitionOwner:
         self._note(outcomes, now)
         if trace:
             trace.committed(outcomes, now, time_ns())
+
+    async def _wait_after(self, fault: str) -> None:
+        """Say why nothing was published, and let some time pass before it is tried again."""
+        log.warning("publish_failed", **_fields(self.partition), error=fault)
+        await asyncio.sleep(RETRY_PAUSE)
 
     def _trace(self, outcomes: Sequence[Outcome], records: Sequence[OutRecord]) -> PublicationTrace | None:
         """Let the records that go out carry the traces on that their inputs belong to."""

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from random import Random
 
 import pytest
+from structlog.testing import capture_logs
 
 from stream_infer.bus.batches import OutRecord
 from stream_infer.bus.offsets import Committed
@@ -189,6 +190,25 @@ async def test_what_was_too_large_to_publish_counts_as_what_went_out_for_it(metr
     assert 1.0 == count(metrics, "transactions_total", outcome="aborted")
     assert 0.0 == count(metrics, "results_total")
     assert 1.0 == count(metrics, "dead_letters_total", reason="result_too_large")
+
+
+async def test_a_dead_letter_that_no_topic_is_large_enough_for_waits_and_says_so(metrics: Metrics) -> None:
+    """It gets no smaller, so to try again at once would be to do nothing else any more."""
+    paused = 0
+
+    async def pause(_seconds: float) -> None:
+        nonlocal paused
+        paused += 1
+
+    errors = [RecordTooLargeError("the broker refuses a record for its size", 0) for _ in range(5)]
+    with pytest.MonkeyPatch.context() as patch, capture_logs() as logs:
+        async with owning(metrics, errors) as owner:
+            patch.setattr("asyncio.sleep", pause)
+            await publish_one(owner)
+
+    assert 3 == paused
+    said = [entry["error"] for entry in logs if entry["event"] == "publish_failed"]
+    assert ["the broker refuses a record for its size, as small as it is"] * 3 == said
 
 
 async def test_what_is_noted_is_what_was_committed(metrics: Metrics) -> None:
