@@ -45,7 +45,8 @@ class Publisher:
         """
         self._turn += 1
         try:
-            await confirm(await send_records(self._producer, records, keyless=self._turn))
+            deliveries = await send_records(self._producer, records, keyless=self._turn)
+            await confirm(self._producer, deliveries)
         except (KafkaError, BusError) as error:
             await stop_producer(self._producer)
             await self._start()

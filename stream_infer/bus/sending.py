@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,9 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed, RecordListTooLargeError
 
-from stream_infer.bus.batches import OutRecord, group_by_target
+from stream_infer.bus.batches import OutRecord, Target, group_by_target
 from stream_infer.bus.connection import REACH_BACKOFF, TRANSACTION_BACKOFF_MS, Connection
+from stream_infer.bus.presence import partition_counts, while_there
 from stream_infer.errors import BusError, RecordTooLargeError
 
 BATCH_BYTES = 512 * 1024
@@ -23,6 +24,7 @@ BATCH_BYTES = 512 * 1024
 class Delivery:
     """A batch on its way: the records in it, by index, and what will say that the broker has it."""
 
+    target: Target
     indexes: Sequence[int]
     acknowledged: asyncio.Future[Any]
 
@@ -117,34 +119,56 @@ async def send_records(producer: Any, records: Sequence[OutRecord], keyless: int
     """Hand all records over to the producer; `confirm` tells whether they arrived.
 
     Records without a key go to partition `keyless` modulo each topic's count.
+
+    Raises:
+        BusError: a topic is not there.
     """
-    topics = {record.topic for record in records}
-    counts = {topic: len(await producer.partitions_for(topic)) for topic in topics}
+    counts = await partition_counts(producer.client, {record.topic for record in records})
     deliveries = []
-    for (topic, partition), indexes in group_by_target(records, counts, keyless).items():
+    for target, indexes in group_by_target(records, counts, keyless).items():
+        topic, partition = target
         for builder, packed in _pack(producer, records, indexes):
             acknowledged = await producer.send_batch(builder, topic, partition=partition)
             acknowledged.add_done_callback(_mark_retrieved)
-            deliveries.append(Delivery(packed, acknowledged))
+            deliveries.append(Delivery(target, packed, acknowledged))
     return deliveries
 
 
-async def confirm(deliveries: Sequence[Delivery]) -> None:
+async def confirm(producer: Any, deliveries: Sequence[Delivery]) -> None:
     """Return once the broker has every record.
 
     Raises:
+        BusError: a topic is not there any more.
         RecordTooLargeError: it refuses one for its size.
         BatchTooLargeError: it refuses a batch of several for its size.
         KafkaError: it refuses otherwise.
     """
-    outcomes = await asyncio.gather(*(d.acknowledged for d in deliveries), return_exceptions=True)
-    for delivery, outcome in zip(deliveries, outcomes, strict=True):
-        if isinstance(outcome, MessageSizeTooLargeError | RecordListTooLargeError):
+    await while_delivered(producer, deliveries, _all_done([each.acknowledged for each in deliveries]))
+    for delivery in deliveries:
+        failure = delivery.acknowledged.exception()
+        if isinstance(failure, MessageSizeTooLargeError | RecordListTooLargeError):
             if len(delivery.indexes) > 1:
                 raise BatchTooLargeError(f"the broker refuses a batch of {len(delivery.indexes)} records")
             raise RecordTooLargeError("the broker refuses a record for its size", delivery.indexes[0])
-        if isinstance(outcome, BaseException):
-            raise outcome
+        if failure is not None:
+            raise failure
+
+
+async def while_delivered(
+    producer: Any, deliveries: Sequence[Delivery], step: Coroutine[Any, Any, None]
+) -> None:
+    """Take a step that waits for records on their way, unless a topic of theirs is not there any more.
+
+    Raises:
+        BusError: so it is.
+    """
+    await while_there(producer.client, {each.target for each in deliveries}, step)
+
+
+async def _all_done(futures: Sequence[asyncio.Future[Any]]) -> None:
+    """Return once all have their outcome, whatever it is."""
+    if futures:
+        await asyncio.wait(futures)
 
 
 def _pack(producer: Any, records: Sequence[OutRecord], indexes: list[int]) -> list[tuple[Any, list[int]]]:

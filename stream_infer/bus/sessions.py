@@ -13,7 +13,14 @@ from aiokafka.structs import OffsetAndMetadata
 from stream_infer.bus.batches import OutRecord
 from stream_infer.bus.connection import Connection, bus_error
 from stream_infer.bus.offsets import Committed
-from stream_infer.bus.sending import Delivery, confirm, send_records, start_producer, stop_producer
+from stream_infer.bus.sending import (
+    Delivery,
+    confirm,
+    send_records,
+    start_producer,
+    stop_producer,
+    while_delivered,
+)
 from stream_infer.errors import BusError, PartitionLostError
 from stream_infer.schemas import Partition
 
@@ -55,14 +62,16 @@ class ProducerSession:
         """Let the group's position move with the transaction."""
         place = TopicPartition(partition.topic, partition.partition)
         with self._judging():
-            await self._producer.send_offsets_to_transaction(
+            adding = self._producer.send_offsets_to_transaction(
                 {place: OffsetAndMetadata(position.offset, position.metadata)}, group
             )
+            # aiokafka adds the output partitions to the transaction first, however long they are missing.
+            await while_delivered(self._producer, self._deliveries, adding)
 
     async def confirm(self) -> None:
         """Return once the broker has every record."""
         with self._judging():
-            await confirm(self._deliveries)
+            await confirm(self._producer, self._deliveries)
 
     async def commit(self) -> None:
         """Let records and position appear."""

@@ -255,7 +255,8 @@ class AtLeastOnceProducer:
             await self.open()
         producer, self._producer = self._producer, None
         try:
-            await confirm(await send_records(producer, records, self._partition.partition))
+            deliveries = await send_records(producer, records, self._partition.partition)
+            await confirm(producer, deliveries)
         except BaseException as error:
             await stop_producer(producer)
             if isinstance(error, BatchTooLargeError):

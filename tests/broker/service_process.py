@@ -124,6 +124,11 @@ class ServiceProcess:
         """Ask the process to drain and end; return its exit code."""
         return await self._end(signal.SIGTERM)
 
+    async def ends(self) -> int:
+        """Return the exit code once the process has ended by itself."""
+        assert self._process is not None
+        return await asyncio.wait_for(self._process.wait(), START_SECONDS)
+
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the process."""
         assert self._process is not None
