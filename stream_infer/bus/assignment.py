@@ -43,9 +43,15 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka pu
         self.partitions.clear()
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-        """Take the partitions over, none of them flowing yet."""
+        """Take the partitions over, none of them flowing yet.
+
+        Each gets a position, which `begin` replaces: where there is none, aiokafka asks for the committed
+        one before it fetches anything else, and again and again if there is none either.
+        """
         self.rebalances += 1
         self.consumer.pause(*assigned)
+        for target in assigned:
+            self.consumer.seek(target, 0)
         self.is_revoking = False
         self.partitions = {target: Partition(target.topic, target.partition) for target in assigned}
         await self._call(self._on_assigned, assigned)

@@ -13,7 +13,6 @@ from aiokafka.errors import (
     CommitFailedError,
     IllegalStateError,
     KafkaError,
-    NoOffsetForPartitionError,
     OffsetOutOfRangeError,
 )
 from aiokafka.structs import OffsetAndMetadata
@@ -165,7 +164,7 @@ class Source:
                 fetched = await self._consumer.getmany(
                     timeout_ms=int(wait_seconds * 1000), max_records=max_records
                 )
-        except (NoOffsetForPartitionError, TimeoutError):
+        except TimeoutError:
             return {}
         except OffsetOutOfRangeError as error:
             await self._leave_gap(error.args[0])

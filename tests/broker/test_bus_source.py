@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from time import monotonic
 
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import NewPartitions
 
 from loadgen.kafka.brokers import Broker
-from stream_infer.bus.batches import key_hash
+from stream_infer.bus.batches import OutRecord, key_hash
 from stream_infer.bus.connection import Connection, open_admin
 from stream_infer.bus.offsets import Committed, CommittedOffsets
+from stream_infer.bus.publisher import Publisher
 from stream_infer.bus.source import Source
 from stream_infer.errors import BusError, ConfigError, PartitionLostError
 from stream_infer.schemas import Partition, Record
@@ -65,6 +67,24 @@ async def test_nothing_flows_before_it_is_begun(
         await source.begin(Partition(topic, 0), None)
 
         assert [b"a", b"b"] == [record.value for record in await fetch(source, 2)]
+
+
+async def test_a_partition_that_is_not_begun_holds_up_no_other(
+    connection: Connection, make_topic: MakeTopic, make_source: Callable[..., Source]
+) -> None:
+    """Its owner may wait for long until the one before it is fenced; nothing of it was ever committed."""
+    topic, owner = await make_topic(2), Owner()
+    async with make_source(owner, topic) as source, Publisher(connection) as publisher:
+        await owner.wait_for(2)
+        await source.begin(Partition(topic, 0), None)
+        for value in (b"a", b"b", b"c"):
+            await publisher.publish([OutRecord(topic, None, value, partition=0)])
+            async with asyncio.timeout(3.0):
+                assert [value] == [record.value for record in await fetch(source, 1)]
+
+        started = monotonic()
+        await fetch_nothing(source)
+        assert monotonic() - started > 0.2
 
 
 async def test_a_partition_flows_from_its_position(
