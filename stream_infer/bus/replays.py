@@ -8,9 +8,11 @@ before it forgets the dead letters.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from stream_infer.bus.batches import OutRecord
+from stream_infer.bus.codec import DEAD_LETTER_PREFIX, TRACE_HEADERS
 from stream_infer.bus.connection import Connection
 from stream_infer.bus.topics import apply, check, load_specs
 from stream_infer.bus.values import decode_value, encode_value
@@ -49,6 +51,21 @@ def encode_original(letter: DeadLetter) -> OutRecord:
     """Return the record as its producer wrote it, for the partition it came from."""
     record = letter.record
     return OutRecord(record.topic, record.key, record.value, list(record.headers), record.partition)
+
+
+def encode_source(letter: DeadLetter, source: Record) -> OutRecord:
+    """Return the record that a redacted dead letter was made of, for the partition that it lies in.
+
+    It goes on in the dead letter's trace, as an original does that the dead letter holds whole.
+    """
+    trace = tuple(header for header in letter.record.headers if header[0] in TRACE_HEADERS)
+    replaced = {name for name, _ in trace}
+    kept = tuple(
+        header
+        for header in source.headers
+        if header[0] not in replaced and not header[0].startswith(DEAD_LETTER_PREFIX)
+    )
+    return encode_original(replace(letter, record=source._replace(headers=(*kept, *trace))))
 
 
 def encode_entry(topic: str, partition: int, fields: Mapping[str, object]) -> OutRecord:

@@ -6,10 +6,11 @@ import re
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 
 from stream_infer.errors import UnreadableError
 from stream_infer.flow.offsets import OffsetTracker, parse_metadata
-from stream_infer.schemas import DeadLetter
+from stream_infer.schemas import DeadLetter, Record
 
 UNREADABLE = "unreadable"
 """The reason shown for records that are no dead letters of this service."""
@@ -32,7 +33,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A record of the dead-letter topic; `letter` is None and `fault` says why where it cannot be read."""
+    """A record of the dead-letter topic; `letter` is None and `fault` says why where it cannot be read.
+
+    A redacted one has `value_sha256`, the SHA-256 of the value that it does not hold.
+    """
 
     place: Place
     timestamp_ms: int
@@ -40,6 +44,7 @@ class Entry:
     fault: str = ""
     is_omitted: bool = False
     is_redacted: bool = False
+    value_sha256: str = ""
 
     @property
     def reason(self) -> str:
@@ -54,14 +59,21 @@ class Entry:
         """
         if self.letter is None:
             return self.fault
-        if self.is_redacted:
-            return f"its value was redacted; the record itself is {self.letter.record.position}"
         if self.is_omitted:
             return "its value was too large to be kept"
         topic = self.letter.record.topic
         if topic not in inputs:
             return f"no stream of these settings reads topic {topic!r}"
         return "" if topic in existing else f"topic {topic!r} does not exist"
+
+    def stems_from(self, source: Record) -> bool:
+        """Return whether a record is the one that this redacted dead letter was made of.
+
+        What lies in its place now may be another: topics are deleted and made anew.
+        """
+        if self.letter is None or self.letter.record.timestamp_ms != source.timestamp_ms:
+            return False
+        return sha256(source.value or b"").hexdigest() == self.value_sha256
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from stream_infer.bus.client_codec import decode_dead_letter
 from stream_infer.bus.codec import DEAD_LETTER_PREFIX
 from stream_infer.bus.connection import Connection, connect, wait_until_reachable
 from stream_infer.bus.follower import read_present
-from stream_infer.bus.replays import decode_entry, encode_original, ledger_of
+from stream_infer.bus.lookup import read_at
+from stream_infer.bus.replays import decode_entry, encode_original, encode_source, ledger_of
 from stream_infer.bus.topics import existing_partition_counts
 from stream_infer.config import Settings
 from stream_infer.errors import (
@@ -27,13 +28,14 @@ from stream_infer.flow.replay import (
     Selection,
     decode_mark,
 )
-from stream_infer.schemas import Record
+from stream_infer.schemas import DeadLetter, Partition, Record
 from stream_infer.service.broker import REACH_SECONDS
 from stream_infer.service.commands import refuse_embedded
 
 MAX_CHOSEN_BYTES = 256 * 1024 * 1024
 """What one replay holds of keys, values and headers; the rest is left to the next."""
 _NOT_THERE = "there is no such dead letter"
+_REDACTED = "its value was redacted"
 
 
 @dataclass(slots=True)
@@ -63,7 +65,8 @@ class Replay:
     """The selected dead letters of a topic and what becomes of each.
 
     `chosen` are to be put back; `replayed` counts those that were put back before, and `left` those
-    for which there was no memory this time.
+    for which there was no memory this time. `redacted` are to be too, by the places of the records that
+    they were made of, once these have been read again.
     """
 
     topic: str
@@ -72,6 +75,9 @@ class Replay:
     inputs: Collection[str]
     existing: Collection[str]
     chosen: dict[Place, OutRecord] = field(default_factory=dict)
+    redacted: defaultdict[tuple[Partition, int], list[Entry]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     refused: dict[Place, str] = field(default_factory=dict)
     replayed: int = 0
     left: int = 0
@@ -93,16 +99,51 @@ class Replay:
             if place.offset not in held.get(place.partition, ()):
                 self.refused[place] = _NOT_THERE
 
+    def sources(self) -> dict[Partition, list[int]]:
+        """Return where the records lie that redacted dead letters were made of."""
+        found: dict[Partition, list[int]] = {}
+        for partition, offset in self.redacted:
+            found.setdefault(partition, []).append(offset)
+        return found
+
+    def take_source(self, source: Record) -> None:
+        """Choose the redacted dead letters that were made of a record, which has been read again."""
+        place = Partition(source.topic, source.partition), source.offset
+        for entry in self.redacted.pop(place, ()):
+            if not entry.stems_from(source):
+                self.refused[entry.place] = f"{_REDACTED}, and {source.position} is another record now"
+            elif entry.letter is not None and self._has_room(source.size):
+                self.chosen[entry.place] = encode_source(entry.letter, source)
+
+    def refuse_redacted(self) -> None:
+        """Refuse the redacted dead letters whose records are not there any more."""
+        for (partition, offset), entries in self.redacted.items():
+            why = f"{_REDACTED}, and {partition.topic}/{partition.partition}/{offset} is not there any more"
+            self.refused |= {entry.place: why for entry in entries}
+        self.redacted.clear()
+
     def _choose(self, entry: Entry, size: int) -> None:
         if _is_replayed(self.marks, entry.place):
             self.replayed += 1
         elif obstacle := entry.obstacle(self.inputs, self.existing):
             self.refused[entry.place] = obstacle
-        elif entry.letter is None or self._bytes + size > MAX_CHOSEN_BYTES:
-            self.left += 1
+        elif entry.letter is not None and self._has_room(size):
+            self._hold(entry, entry.letter)
+
+    def _hold(self, entry: Entry, letter: DeadLetter) -> None:
+        if entry.is_redacted:
+            record = letter.record
+            self.redacted[Partition(record.topic, record.partition), record.offset].append(entry)
         else:
-            self._bytes += size
-            self.chosen[entry.place] = encode_original(entry.letter)
+            self.chosen[entry.place] = encode_original(letter)
+
+    def _has_room(self, size: int) -> bool:
+        """Return whether so many bytes more can be held; what cannot is left."""
+        if self._bytes + size > MAX_CHOSEN_BYTES:
+            self.left += 1
+            return False
+        self._bytes += size
+        return True
 
 
 def topic_of(settings: Settings, asked: str | None) -> str:
@@ -122,14 +163,15 @@ def topic_of(settings: Settings, asked: str | None) -> str:
 def to_entry(record: Record) -> Entry:
     """Return a record of the dead-letter topic, whatever it holds."""
     place = Place(record.partition, record.offset)
-    names = {name for name, _ in record.headers}
+    headers = dict(record.headers)
     try:
         return Entry(
             place,
             record.timestamp_ms,
             decode_dead_letter(record),
-            is_omitted=f"{DEAD_LETTER_PREFIX}omitted" in names,
-            is_redacted=f"{DEAD_LETTER_PREFIX}redacted" in names,
+            is_omitted=f"{DEAD_LETTER_PREFIX}omitted" in headers,
+            is_redacted=f"{DEAD_LETTER_PREFIX}redacted" in headers,
+            value_sha256=(headers.get(f"{DEAD_LETTER_PREFIX}value_sha256") or b"").decode(errors="replace"),
         )
     except MalformedRecordError as error:
         return Entry(place, record.timestamp_ms, None, str(error))
@@ -169,6 +211,8 @@ async def prepare_replay(settings: Settings, topic: str, selection: Selection) -
     replay = Replay(topic, selection, await read_marks(connection, topic), inputs, existing)
     await read_present(connection, [topic], replay.take)
     replay.refuse_absent()
+    await read_at(connection, replay.sources(), replay.take_source)
+    replay.refuse_redacted()
     return replay
 
 

@@ -38,6 +38,8 @@ ROLES: Final[dict[str, list[dict[str, Any]]]] = yaml.safe_load(
     (REPOSITORY / "deploy" / "acls.yaml").read_text(encoding="utf-8")
 )
 SETTINGS: Final = (REPOSITORY / "deploy" / "stream-infer.toml").read_text(encoding="utf-8")
+REDACTED: Final = "\n[privacy]\nredact = true\n"
+"""So that a replay has to read records again."""
 TASKS: Final = ("classify", "translate", "answer")
 PATIENCE: Final = 90.0
 KINDS: Final = {
@@ -111,7 +113,7 @@ class Site:
     def settings(self, role: str) -> str:
         """Return the settings of deploy/ for a role that shows a certificate."""
         kafka = toml({**self.secured.ways(role)["mTLS"], "session_timeout_ms": 6_000})
-        text = re.sub(r"\[kafka\].*?\n\n", kafka + "\n", SETTINGS, flags=re.DOTALL)
+        text = re.sub(r"\[kafka\].*?\n\n", kafka + REDACTED, SETTINGS, flags=re.DOTALL)
         return text.replace('host = "0.0.0.0"', 'host = "127.0.0.1"')
 
     def connection(self, role: str) -> Any:

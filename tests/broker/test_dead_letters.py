@@ -13,7 +13,11 @@ from aiokafka import AIOKafkaProducer
 from typer.testing import CliRunner, Result
 
 from stream_infer.bus.batches import OutRecord, key_hash
-from stream_infer.bus.codec import encode_bare_dead_letter, encode_dead_letter
+from stream_infer.bus.codec import (
+    encode_bare_dead_letter,
+    encode_dead_letter,
+    encode_redacted_dead_letter,
+)
 from stream_infer.bus.connection import Connection
 from stream_infer.bus.offsets import Committed
 from stream_infer.bus.publisher import Publisher
@@ -166,6 +170,40 @@ async def test_what_cannot_go_is_refused_and_the_others_go(desk: Desk, make_topi
     assert [(3, "the broker refuses it for its size")] == [
         (place.offset, why) for place, why in report.refused.items()
     ]
+
+
+async def test_redacted_ones_go_back_as_their_records_are(desk: Desk) -> None:
+    """Read again from where they lie, be they large or far apart; what is gone is refused."""
+    values = [b"%d" % number * (100_000 if number % 50 == 0 else 1) for number in range(200)]
+    async with Publisher(desk.connection) as publisher:
+        for start in range(0, 200, 50):
+            records = [
+                OutRecord(desk.inputs, b"key", v, [("h", b"1")], 2) for v in values[start : start + 50]
+            ]
+            await publisher.publish(records)
+    sources = {record.value: record for record in await read_committed(desk.connection, desk.inputs)}
+    wanted = [values[number] for number in (0, 1, 120, 199)]
+    gone = sources[values[5]]._replace(offset=777), sources[values[6]]._replace(value=b"another")
+    letters = [
+        DeadLetter(source, "id", "posts", "late", "why", "decode")
+        for source in (*(sources[value] for value in wanted), *gone)
+    ]
+    async with Publisher(desk.connection) as publisher:
+        await publisher.publish([encode_redacted_dead_letter(letter, desk.topic) for letter in letters])
+
+    replay = await prepare_replay(desk.settings, desk.topic, EVERYTHING)
+    report = await put_back(desk.settings, replay)
+
+    assert ["another record now", "not there any more"] == sorted(
+        " ".join(why.split()[-3:] if "another" in why else why.split()[-4:])
+        for why in replay.refused.values()
+    )
+    assert 4 == len(report.put_back)
+    found = (await read_committed(desk.connection, desk.inputs))[len(values) :]
+    assert sorted(wanted) == sorted(record.value or b"" for record in found)
+    assert {(b"key", (("h", b"1"),), 2)} == {
+        (record.key, tuple(record.headers), record.partition) for record in found
+    }
 
 
 @pytest.mark.parametrize(

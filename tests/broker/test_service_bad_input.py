@@ -12,6 +12,7 @@ from aiokafka import AIOKafkaProducer
 
 from stream_infer.bus.connection import Connection
 from stream_infer.config import ServiceSettings
+from stream_infer.service.dead_letters import to_entry
 from tests.broker.conftest import MakeTopic
 from tests.broker.lanes import Lane, watched
 from tests.broker.probes import read_committed
@@ -100,6 +101,10 @@ async def test_with_privacy_no_text_is_in_dead_letters_or_logs(lane: Lane, tmp_p
     letters = await read_committed(lane.connection, lane.dead_letters)
     assert len(letters) >= 3
     assert not any(marker in repr((letter.key, letter.value, letter.headers)).encode() for letter in letters)
+    sources = {record.position: record for record in await read_committed(lane.connection, lane.input)}
+    for entry in map(to_entry, letters):
+        assert entry.letter is not None
+        assert entry.stems_from(sources[entry.letter.record.position])
     assert marker not in worker.log_path.read_bytes()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -19,6 +20,7 @@ from stream_infer.engine.serving import answer
 from stream_infer.engine.wire import encode_batch
 from stream_infer.errors import ConfigError, ModelFailedError
 from stream_infer.flow.outcomes import dead_letter
+from stream_infer.flow.replay import Place, Selection
 from stream_infer.personal_data import PersonalData, PersonalDataFilter
 from stream_infer.schemas import (
     AnswerBody,
@@ -29,7 +31,8 @@ from stream_infer.schemas import (
     Tokens,
     TranslateBody,
 )
-from stream_infer.service.dead_letters import to_entry
+from stream_infer.service import dead_letters
+from stream_infer.service.dead_letters import Replay
 from stream_infer.service.encoding import OutcomeEncoder
 from stream_infer.service.intake import Intake
 from stream_infer.streams.dead_letters import DeadLetters
@@ -99,13 +102,65 @@ def test_what_stands_for_text_in_other_places_goes_too() -> None:
         assert MARKER.encode() not in bytes_of(record)
 
 
-def test_a_redacted_letter_is_not_put_back_and_says_where_the_record_is() -> None:
-    """Its null value would be written in the place of the text."""
-    _, out = encoder(hides_text=True).encode(letter_of(b"{}", ValueError()))
-    entry = to_entry(Record("dead-letters", 0, 3, 0, out.key, out.value, tuple(out.headers)))
+def replay_of_redacted(letter: DeadLetter) -> Replay:
+    """Return a replay that has read the letter as it lies on its topic, at 0/3."""
+    _, out = encoder(hides_text=True).encode(letter)
+    topics = {"requests.classify"}
+    replay = Replay("dead-letters", Selection(), {}, topics, topics)
+    replay.take([Record("dead-letters", 0, 3, 0, out.key, out.value, tuple(out.headers))])
+    return replay
 
-    obstacle = entry.obstacle({"requests.classify"}, {"requests.classify"})
-    assert "its value was redacted; the record itself is requests.classify/0/7" == obstacle
+
+def test_a_redacted_letter_is_put_back_as_its_record_is() -> None:
+    """Its own null value would be written in the place of the text, so the record is read again."""
+    traced = ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01")
+    letter = letter_of(b'{"text": "t"}', ValueError(), key=b"k" * 2_000)
+    headers = (TRACE, ("ce_id", b"a"), ("dead_letter_reason", b"of before"), ("note", None))
+    source = letter.record._replace(headers=headers)
+    replay = replay_of_redacted(replace(letter, record=letter.record._replace(headers=(traced,))))
+
+    assert {Partition("requests.classify", 0): [7]} == replay.sources()
+    assert not replay.chosen
+    replay.take_source(source)
+    replay.refuse_redacted()
+
+    put_back = OutRecord(
+        "requests.classify", b"k" * 2_000, b'{"text": "t"}', [("ce_id", b"a"), ("note", None), traced], 0
+    )
+    assert {Place(0, 3): put_back} == replay.chosen
+    assert not replay.refused
+
+
+@pytest.mark.parametrize("change", [{"value": b"another"}, {"value": None}, {"timestamp_ms": 1}])
+def test_another_record_in_its_place_is_not_put_back(change: dict[str, Any]) -> None:
+    """A topic that was made anew has other records at the same offsets."""
+    letter = letter_of(b'{"text": "t"}', ValueError())
+    replay = replay_of_redacted(letter)
+
+    replay.take_source(letter.record._replace(**change))
+
+    assert not replay.chosen
+    assert "requests.classify/0/7 is another record now" in replay.refused[Place(0, 3)]
+
+
+def test_a_redacted_letter_whose_record_is_gone_is_refused_and_says_where_it_was() -> None:
+    replay = replay_of_redacted(letter_of(b"{}", ValueError()))
+
+    replay.refuse_redacted()
+
+    said = "its value was redacted, and requests.classify/0/7 is not there any more"
+    assert {Place(0, 3): said} == replay.refused
+
+
+def test_records_read_again_count_as_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    letter = letter_of(b"x" * 1_000, ValueError())
+    monkeypatch.setattr(dead_letters, "MAX_CHOSEN_BYTES", 1_200)
+    replay = replay_of_redacted(letter)
+    assert 0 == replay.left
+
+    replay.take_source(letter.record)
+
+    assert (1, {}, {}) == (replay.left, replay.chosen, replay.refused)
 
 
 @pytest.mark.parametrize("value", VALUES)
