@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 import numpy as np
+from structlog.testing import capture_logs
 
 from stream_infer.bus.batches import OutRecord
 from stream_infer.bus.connection import Connection
@@ -80,5 +81,29 @@ async def test_a_new_worker_replays_and_a_broken_entry_does_no_harm(
         await late.has(b"kept", lambda found: found == Output(text="kept"))
         await late.has(b"gone", lambda found: found is None)
         assert late.cache.get(b"broken") is None
+        for task in sharing:
+            task.cancel()
+
+
+async def test_what_the_topic_does_not_take_is_said_and_the_rest_goes_on(
+    connection: Connection, make_topic: MakeTopic
+) -> None:
+    """The worker that computed it has it all the same."""
+    topic = await make_topic(1, cleanup_policy="compact", max_message_bytes=1_000)
+    first, second = Worker(), Worker()
+    async with asyncio.TaskGroup() as group:
+        sharing = [
+            group.create_task(share_cache(connection, topic, worker.cache, worker.take_fresh))
+            for worker in (first, second)
+        ]
+        with capture_logs() as logs:
+            first.fresh = [(b"large", Output(text="x" * 5_000))]
+            async with asyncio.timeout(PATIENCE):
+                while not logs:  # noqa: ASYNC110 - a log sets no event
+                    await asyncio.sleep(0.02)
+            first.fresh = [(b"small", Output(text="small"))]
+            await second.has(b"small", lambda found: found == Output(text="small"))
+        assert ["cache_entries_not_shared"] == [entry["event"] for entry in logs]
+        assert second.cache.get(b"large") is None
         for task in sharing:
             task.cancel()

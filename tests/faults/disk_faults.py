@@ -15,6 +15,7 @@ from tests.faults.scene import NotRealError, Scene, until
 from tests.faults.schedule import Share
 
 _FULL: Final = 0
+_FIRST_RESULT_S: Final = 60.0
 
 
 async def fill_worker_disk(scene: Scene, draw: random.Random) -> None:
@@ -33,6 +34,26 @@ async def fill_worker_disk(scene: Scene, draw: random.Random) -> None:
         await until(is_replaced, f"{worker.name} replacing its replica")
         if worker.log_path.stat().st_size != size:
             raise NotRealError(f"{worker.name} could still write its log")
+    finally:
+        _limit(worker.processes, psutil.RLIM_INFINITY)
+
+
+async def start_on_full_disk(scene: Scene, draw: random.Random) -> None:
+    """Start a worker none of whose files can grow: not its log, nor what it would keep."""
+    worker = scene.workers.pick(draw)
+    await worker.kill()
+    size = worker.log_path.stat().st_size
+    await worker.start()
+    _limit(worker.processes, _FULL)
+    try:
+        await worker.ready()
+
+        async def has_results() -> bool:
+            return await worker.metric("results_total") > 0
+
+        await until(has_results, f"results of {worker.name}", _FIRST_RESULT_S)
+        if worker.log_path.stat().st_size != size:
+            raise NotRealError(f"{worker.name} could write its log")
     finally:
         _limit(worker.processes, psutil.RLIM_INFINITY)
 
@@ -61,5 +82,6 @@ def _limit(processes: Sequence[psutil.Process], size: int) -> None:
 
 FAULTS: Final = (
     Fault("worker's disk full", fill_worker_disk),
+    Fault("worker started on a full disk", start_on_full_disk),
     Fault("broker's disk full", fill_broker_disk, kinds=ON_KAFKA, share=Share(0.5)),
 )

@@ -43,6 +43,7 @@ STRUCK = {
         "record kills the replica",
         "all brokers down",
         "broker's disk full",
+        "worker started on a full disk",
         "clients throttled",
         "output too small for a result",
         "producer's clock years off",
