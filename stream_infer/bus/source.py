@@ -18,6 +18,7 @@ from aiokafka.errors import (
 from aiokafka.structs import OffsetAndMetadata
 
 from stream_infer.bus.assignment import Assignment, RebalanceCallback
+from stream_infer.bus.assignor import NamedAssignor
 from stream_infer.bus.connection import REFUSALS, Connection, bus_error
 from stream_infer.bus.consumer import make_consumer
 from stream_infer.bus.topics import require
@@ -89,6 +90,7 @@ class Source:
             self._connection.arguments,
             group_id=self._group,
             group_instance_id=settings.instance_id,
+            partition_assignment_strategy=(NamedAssignor(settings.instance_id),),
             session_timeout_ms=settings.session_timeout_ms,
             heartbeat_interval_ms=settings.session_timeout_ms // 5,
             rebalance_timeout_ms=REBALANCE_TIMEOUT_MS,

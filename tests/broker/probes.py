@@ -88,3 +88,10 @@ class Owner:
             while len(self.assigned) != count:
                 self.changed.clear()
                 await self.changed.wait()
+
+    async def wait_for_some(self, all_of_them: int) -> None:
+        """Return once a part of so many partitions is assigned."""
+        async with asyncio.timeout(PATIENCE):
+            while not 0 < len(self.assigned) < all_of_them:
+                self.changed.clear()
+                await self.changed.wait()

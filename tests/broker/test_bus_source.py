@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from time import monotonic
 
@@ -271,11 +272,15 @@ async def test_a_new_member_waits_for_the_drain(
         await joining.result().__aexit__(None, None, None)
 
 
+@pytest.mark.parametrize("joins_first", [False, True])
 async def test_a_named_member_comes_back_to_its_partitions(
-    connection: Connection, group: str, make_topic: MakeTopic
+    connection: Connection, group: str, make_topic: MakeTopic, *, joins_first: bool
 ) -> None:
-    """With static membership a quick restart moves nothing to other members."""
-    topic, other = await make_topic(partitions=2), Owner()
+    """With static membership a quick restart moves nothing to other members.
+
+    Who joined first deals the partitions out when it is back, to what it then takes for the order of members.
+    """
+    topic, before, after, other = await make_topic(partitions=3), Owner(), Owner(), Owner()
 
     def member(name: str, owner: Owner) -> Source:
         named = replace(connection, settings=connection.settings.model_copy(update={"instance_id": name}))
@@ -288,15 +293,21 @@ async def test_a_named_member_comes_back_to_its_partitions(
             on_rewound=owner.on_rewound,
         )
 
-    async with member("other", other):
-        await other.wait_for(2)
-        before, after = Owner(), Owner()
-        async with member("restarting", before):
-            await before.wait_for(1)
-            await other.wait_for(1)
-            calls = len(other.calls)
+    restarting, staying = member("restarting", before), member("other", other)
+    async with AsyncExitStack() as stack:
+        if joins_first:
+            await restarting.__aenter__()
+            await before.wait_for(3)
+        await stack.enter_async_context(staying)
+        if not joins_first:
+            await other.wait_for(3)
+            await restarting.__aenter__()
+        await before.wait_for_some(3)
+        await other.wait_for_some(3)
+        calls = len(other.calls)
+        await restarting.__aexit__(None, None, None)
         async with member("restarting", after):
-            await after.wait_for(1)
+            await after.wait_for_some(3)
 
             assert before.assigned == after.assigned
             assert calls == len(other.calls)
