@@ -11,7 +11,7 @@ from aiokafka.errors import IllegalOperation, InvalidProducerEpoch, KafkaError, 
 from aiokafka.structs import OffsetAndMetadata
 
 from stream_infer.bus.batches import OutRecord
-from stream_infer.bus.connection import Connection, bus_error
+from stream_infer.bus.connection import REFUSALS, Connection, bus_error
 from stream_infer.bus.offsets import Committed
 from stream_infer.bus.sending import (
     Delivery,
@@ -88,15 +88,16 @@ class ProducerSession:
         try:
             yield
         except (BusError, *FAILURES) as error:
-            if self._is_fenced(error):
+            reasons = self._reasons(error)
+            if any(isinstance(reason, _FENCED) for reason in reasons):
                 raise PartitionLostError(f"{self._id} was taken by another worker") from error
             if isinstance(error, BusError):
                 raise
-            raise BusError(str(error) or type(error).__name__) from error
+            cause = next((reason for reason in reasons if isinstance(reason, REFUSALS)), error)
+            raise BusError(str(cause) or type(cause).__name__) from cause
 
-    def _is_fenced(self, error: BaseException) -> bool:
-        """Whether the broker turned the producer away, seen in the error or in what ended its sender."""
+    def _reasons(self, error: BaseException) -> list[BaseException | None]:
+        """Return what the broker may have said: it is in the error, or in what ended the sender."""
         sender = self._producer._sender.sender_task  # noqa: SLF001 - the reason is nowhere else
         ending = sender.exception() if sender.done() and not sender.cancelled() else None
-        reasons = [error, error.__cause__, ending, ending and ending.__cause__]
-        return any(isinstance(reason, _FENCED) for reason in reasons)
+        return [error, error.__cause__, ending, ending and ending.__cause__]

@@ -4,10 +4,17 @@ import asyncio
 from typing import Any
 
 import pytest
-from aiokafka.errors import IllegalOperation, InvalidProducerEpoch, KafkaConnectionError, ProducerFenced
+from aiokafka.errors import (
+    IllegalOperation,
+    InvalidProducerEpoch,
+    KafkaConnectionError,
+    ProducerFenced,
+    TopicAuthorizationFailedError,
+)
 
+from stream_infer.bus.connection import bus_error
 from stream_infer.bus.sessions import ProducerSession
-from stream_infer.errors import BusError, PartitionLostError
+from stream_infer.errors import AccessRefusedError, BusError, PartitionLostError
 
 
 class EndedSender:
@@ -44,6 +51,17 @@ async def test_a_fence_is_seen_in_the_error_or_in_what_ended_the_sender(fence: E
     for fenced in (session(fence), session(IllegalOperation(), fence), session(AssertionError(), fence)):
         with pytest.raises(PartitionLostError, match=r"group\.topic\.0"):
             await fenced.commit()
+
+
+@pytest.mark.parametrize("ending", [None, TopicAuthorizationFailedError("topic")])
+async def test_a_refusal_is_told_also_where_it_is_what_ended_the_sender(ending: Exception | None) -> None:
+    """It would be tried again, in vain, if only what came of it were known."""
+    error = TopicAuthorizationFailedError("topic") if ending is None else IllegalOperation("no transaction")
+
+    with pytest.raises(BusError) as raised:
+        await session(error, ending).commit()
+
+    assert isinstance(bus_error("it was aborted", raised.value), AccessRefusedError)
 
 
 async def test_other_failures_are_no_fence() -> None:
