@@ -13,6 +13,8 @@ from stream_infer.errors import UnreadableError
 
 MAX_METADATA_BYTES = 4096
 """The broker's default `offset.metadata.max.bytes`; a longer string fails the whole commit."""
+MAX_OFFSET = (1 << 63) - 1
+"""Kafka's offsets are signed numbers of 64 bits."""
 
 _PREFIX = "si"
 _VERSION = f"{_PREFIX}1:"
@@ -147,6 +149,8 @@ def parse_metadata(position: int, text: str) -> tuple[range, ...]:
             raise _unreadable(text)
         runs.append(range(cursor + skip, cursor + skip + length))
         cursor = runs[-1].stop
+    if cursor > MAX_OFFSET:
+        raise _unreadable(text)
     return tuple(runs)
 
 

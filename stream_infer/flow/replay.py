@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from stream_infer.errors import UnreadableError
-from stream_infer.flow.offsets import OffsetTracker, parse_metadata
+from stream_infer.flow.offsets import MAX_OFFSET, OffsetTracker, parse_metadata
 from stream_infer.schemas import DeadLetter, Record
 
 UNREADABLE = "unreadable"
@@ -151,7 +151,7 @@ def decode_mark(fields: Mapping[str, object]) -> Mark:
         UnreadableError: they hold none; to guess would be to put dead letters back twice.
     """
     position, replayed = fields.get("position"), fields.get("replayed")
-    if not (isinstance(position, int) and position >= 0 and isinstance(replayed, str)):
+    if not (isinstance(position, int) and 0 <= position <= MAX_OFFSET and isinstance(replayed, str)):
         raise UnreadableError("it says not which dead letters were put back")
     runs = parse_metadata(position, replayed)
     if replayed and not runs:

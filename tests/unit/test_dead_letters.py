@@ -189,6 +189,7 @@ def test_decode_inverts_encode(position: int, lengths: list[int]) -> None:
 @pytest.mark.parametrize(
     "fields",
     [{}, {"position": 3}, {"position": "3", "replayed": ""}, {"position": -1, "replayed": ""}]
+    + [{"position": 1 << 63, "replayed": ""}]
     + [{"position": 3, "replayed": text} for text in ("host-7", "si1:BB")],
 )
 def test_a_ledger_that_cannot_be_read_is_not_guessed_at(fields: dict[str, object]) -> None:

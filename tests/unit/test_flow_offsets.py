@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from stream_infer.flow.offsets import MAX_METADATA_BYTES, OffsetTracker, parse_metadata
+from stream_infer.flow.offsets import MAX_METADATA_BYTES, MAX_OFFSET, OffsetTracker, parse_metadata
 
 
 def tracker_with(offsets: range, finished: list[int], start: int | None = None) -> OffsetTracker:
@@ -117,6 +117,14 @@ def test_foreign_metadata_says_nothing(text: str) -> None:
 def test_garbled_metadata_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="metadata"):
         parse_metadata(5, text)
+
+
+def test_metadata_beyond_the_last_offset_is_refused() -> None:
+    last = MAX_OFFSET - 1
+    text = OffsetTracker(5, [range(last, MAX_OFFSET)]).metadata()
+    assert (range(last, MAX_OFFSET),) == parse_metadata(5, text)
+    with pytest.raises(ValueError, match="metadata"):
+        parse_metadata(6, text)
 
 
 @given(finished=st.sets(st.integers(0, 99), min_size=2), cut=st.integers(1, 3))

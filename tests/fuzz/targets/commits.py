@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 
 from stream_infer.errors import StreamInferError
-from stream_infer.flow.offsets import MAX_METADATA_BYTES, OffsetTracker, parse_metadata
+from stream_infer.flow.offsets import MAX_METADATA_BYTES, MAX_OFFSET, OffsetTracker, parse_metadata
 from tests.fuzz.feed import Feed
 from tests.fuzz.target import Target, attempt
 
@@ -13,7 +13,7 @@ _MAX_POSITION = 1 << 62
 
 
 def check_metadata(data: bytes) -> None:
-    """Metadata is refused, or says runs that lie apart above the position and are written as the same."""
+    """Metadata is refused, or says runs of offsets above the position, and those are written as the same."""
     feed = Feed(data)
     position = abs(feed.wide()) % _MAX_POSITION
     text = feed.rest().decode("latin-1")
@@ -22,6 +22,7 @@ def check_metadata(data: bytes) -> None:
         return
     bounds = [position, *(bound for run in runs for bound in (run.start, run.stop))]
     assert bounds == sorted(bounds)
+    assert bounds[-1] <= MAX_OFFSET
     written = OffsetTracker(position, runs).metadata()
     assert _merged(runs) == _merged(parse_metadata(position, written))
 
