@@ -131,8 +131,10 @@ def _equal(given: str, expected: str) -> bool:
 
 
 def _name_of(host: str) -> str:
+    """Return the name in a `Host` header, or nothing where there is none."""
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        # The parser leaves out tabs and ends of lines, so that another name could become one of ours.
+        return (urlsplit(f"//{host}").hostname or "") if host.isprintable() else ""
     except ValueError:
         return ""
 

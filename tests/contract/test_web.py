@@ -214,6 +214,7 @@ async def test_closing_the_feed_ends_its_streams(worker: Worker) -> None:
         ("attacker.example:8080", HTTPStatus.FORBIDDEN),
         ("127.0.0.1.attacker.example", HTTPStatus.FORBIDDEN),
         ("[::1", HTTPStatus.FORBIDDEN),
+        ("local\thost", HTTPStatus.FORBIDDEN),
         ("", HTTPStatus.FORBIDDEN),
     ],
 )
