@@ -52,6 +52,11 @@ class Feed:
         self._data = data
         self._place = 0
 
+    @property
+    def is_left(self) -> bool:
+        """Whether there are bytes left."""
+        return self._place < len(self._data)
+
     def below(self, limit: int) -> int:
         """Return a number from 0 to `limit` - 1, at most 255, made of one byte."""
         taken = self._take(1)

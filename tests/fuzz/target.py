@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from time import process_time
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from stream_infer.errors import StreamInferError
 
@@ -65,6 +65,16 @@ def attempt_file(refusal: type[StreamInferError], data: bytes, read: Callable[[P
     assert str(path) in message
     assert len(message) <= MAX_MESSAGE_CHARS
     return None
+
+
+def finished(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Return what a coroutine gives that never waits, as all its bytes are there: no loop is turned."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        given: T = end.value
+        return given
+    raise AssertionError("it waits for what never comes")
 
 
 def memory_file(data: bytes) -> Path:

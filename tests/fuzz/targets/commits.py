@@ -36,7 +36,7 @@ def check_tracker(data: bytes) -> None:
     start = abs(feed.wide()) % _MAX_POSITION
     tracker, done, flying = OffsetTracker(start), set[int](), list[int]()
     offsets, place = [start + feed.below(3)], 0
-    for _ in range(len(data)):
+    while feed.is_left:
         match feed.below(4):
             case 0 | 1:
                 if place == len(offsets):

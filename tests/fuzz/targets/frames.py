@@ -17,16 +17,15 @@ from stream_infer.engine.wire import (
 )
 from stream_infer.schemas import Output, Tokens
 from tests.fuzz.feed import Feed
-from tests.fuzz.target import Target
+from tests.fuzz.target import Target, finished
 
 
 def check_stream(data: bytes) -> None:
     """What comes from a replica is a map, the end, or a broken connection; nothing else is raised."""
-    loop = _loop()
-    reader = asyncio.StreamReader(loop=loop)
+    reader = asyncio.StreamReader(loop=_loop())
     reader.feed_data(data)
     reader.feed_eof()
-    while (message := loop.run_until_complete(read_frame(reader))) is not None:
+    while (message := finished(read_frame(reader))) is not None:
         assert isinstance(message, dict)
 
 
@@ -58,6 +57,7 @@ def _numbers(output: Output) -> list[float] | None:
 
 @cache
 def _loop() -> asyncio.AbstractEventLoop:
+    """Return what a reader must have, and needs only to wait."""
     return asyncio.new_event_loop()
 
 

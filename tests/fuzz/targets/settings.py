@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
+from unittest.mock import patch
 
 from stream_infer.config import ENV_PREFIX, Settings
 from stream_infer.config_loading import load_settings
@@ -28,17 +29,15 @@ _SECRET = "a secret that stands in no file"  # noqa: S105 - it is the test's own
 
 
 def check_settings(data: bytes) -> None:
-    """Settings are whole, or refused with the file's name and no secret in the message."""
+    """Settings are whole, or refused with the file's name and no secret in the message.
+
+    The environment holds one variable at most: the library goes through all of them for every setting.
+    """
     feed = Feed(data)
     name = ENV_PREFIX + feed.choice(_VARIABLES) if feed.below(2) else None
     value = feed.text().replace("\0", "") or _SECRET
-    if name is not None:
-        os.environ[name] = value
-    try:
+    with patch.object(os, "environ", {} if name is None else {name: value}):
         loaded = attempt_file(ConfigError, feed.rest(), _load)
-    finally:
-        if name is not None:
-            del os.environ[name]
     assert loaded is None or loaded.used_models.keys() <= loaded.models.keys()
 
 

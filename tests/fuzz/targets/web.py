@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
 
 from aiohttp import StreamReader, web
 from aiohttp.test_utils import make_mocked_request
@@ -17,7 +17,7 @@ from stream_infer.web.access import COOKIE, Access
 from stream_infer.web.server import make_application
 from stream_infer.web.sources import Readiness, Sources
 from tests.fuzz.feed import Feed
-from tests.fuzz.target import Target
+from tests.fuzz.target import Target, finished
 
 _TOKEN = "a-token-of-sixteen"  # noqa: S105 - it is the test's own
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data; boundary=b", "text/plain", "")
@@ -41,14 +41,14 @@ def check_login(data: bytes) -> None:
     """A form is the token, or it is turned away; no form breaks the endpoint."""
     feed = Feed(data)
     content_type, body = feed.choice(_FORMS), feed.rest()
-    status = _loop().run_until_complete(_answer(content_type, body))
+    status = finished(_answer(content_type, body))
     assert status in {303, 400, 401, 413, 415}
     if status == web.HTTPSeeOther.status_code:
         assert b"token" in body
 
 
 async def _answer(content_type: str, body: bytes) -> int:
-    payload = StreamReader(_protocol(), 2**16, loop=asyncio.get_running_loop())
+    payload = StreamReader(_protocol(), 2**16, loop=_loop())
     payload.feed_data(body)
     payload.feed_eof()
     headers = {"Content-Type": content_type} if content_type else {}
@@ -64,12 +64,20 @@ async def _answer(content_type: str, body: bytes) -> int:
 @cache
 def _request() -> web.Request:
     """Return what others are cloned from: to make one anew takes a millisecond."""
-    return make_mocked_request("GET", "/")
+    return make_mocked_request("GET", "/", protocol=_protocol(), loop=_loop())
 
 
 @cache
-def _protocol() -> Mock:
-    return Mock(_reading_paused=False)
+def _protocol() -> Any:
+    """Return what is asked of a connection; a mock would remember each question for ever."""
+    return SimpleNamespace(
+        _reading_paused=False,
+        peername=None,
+        resume_reading=lambda **_: None,
+        sockname=None,
+        ssl_context=None,
+        transport=SimpleNamespace(get_extra_info=lambda _: None),
+    )
 
 
 @cache
@@ -85,6 +93,7 @@ def _login() -> Any:
 
 @cache
 def _loop() -> asyncio.AbstractEventLoop:
+    """Return what a reader must have, and needs only to wait."""
     return asyncio.new_event_loop()
 
 
