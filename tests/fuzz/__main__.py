@@ -1,7 +1,8 @@
-"""Fuzz one target, guided by coverage: `python -m tests.fuzz TARGET --runs 1000000 --seed 7`.
+"""Fuzz targets one after another, guided by coverage: `python -m tests.fuzz all --runs 1000000 --seed 7`.
 
-Needs the extra `fuzz`. Starts from the target's seeds and from what is kept in `corpus/TARGET`, and
-leaves there what reaches more, and whatever broke the target.
+Needs the extra `fuzz`. Each starts from its seeds and from what is kept in `corpus/TARGET`, and leaves
+there what reaches more, and whatever broke it, which ends its run. Says what came of each in a line of
+JSON, and of several in a table. The exit code is 1 if something broke one, or one did not run.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
 
-from tests.fuzz.corpus import all_inputs, keep, kept_inputs
+from tests.fuzz.corpus import CRASH, all_inputs, keep, kept_inputs
 from tests.fuzz.registry import TARGETS
 from tests.fuzz.target import Target
 
@@ -27,32 +28,46 @@ _EXECUTED = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one run did; `crashes` are the files of what broke the target."""
+    """What one run did: `new` of the `kept` inputs are; `crashes` are the files of what broke the target."""
 
     target: str
     seed: int
     executions: int
     seconds: float
     kept: int
+    new: int
     crashes: list[str]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Fuzz the target that is asked for; return 1 if something broke it."""
+    """Fuzz what is asked for; return 1 if something broke a target or one did not run."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("target", choices=[*TARGETS, "all"], help="what to fuzz; all: one after the other")
+    parser.add_argument("target", nargs="+", choices=[*TARGETS, "all"], help="what to fuzz")
     parser.add_argument("--runs", type=int, default=1_000_000, help="how many inputs (default: %(default)s)")
     parser.add_argument("--max-seconds", type=int, default=0, help="end earlier; 0: do not")
     parser.add_argument("--seed", type=int, default=1, help="of the fuzzer's random choices")
     options = parser.parse_args(arguments)
-    names = list(TARGETS) if options.target == "all" else [options.target]
+    names = list(TARGETS) if "all" in options.target else options.target
     reports = [fuzz(TARGETS[name], options.runs, options.max_seconds, options.seed) for name in names]
-    return 1 if any(report.crashes for report in reports) else 0
+    if len(reports) > 1:
+        sys.stdout.write(table(reports))
+    return 1 if any(report.crashes or not report.executions for report in reports) else 0
+
+
+def table(reports: Sequence[Report]) -> str:
+    """Return what came of each run, in Markdown."""
+    rows = ["| target | executions | seconds | corpus | new | findings |", "|---|--:|--:|--:|--:|--:|"]
+    rows += [
+        f"| `{each.target}` | {each.executions:,} | {each.seconds:.0f} | {each.kept} | {each.new} "
+        f"| {len(each.crashes)} |"
+        for each in reports
+    ]
+    return "\n".join(rows) + "\n"
 
 
 def fuzz(target: Target, runs: int, max_seconds: int, seed: int) -> Report:
     """Run the fuzzer on a target, keep what it found, and say so in one line of JSON."""
-    began = monotonic()
+    began, before = monotonic(), set(kept_inputs(target))
     with TemporaryDirectory() as place:
         corpus, crashes = Path(place) / "corpus", Path(place) / "crashes"
         for folder in (corpus, crashes):
@@ -64,10 +79,9 @@ def fuzz(target: Target, runs: int, max_seconds: int, seed: int) -> Report:
         )
         seconds = monotonic() - began
         broken = [path.read_bytes() for path in crashes.iterdir()]
-        kept = keep(
-            target, [p.read_bytes() for p in corpus.iterdir() if p.read_bytes() not in broken], broken
-        )
-    names = [str(path) for path in kept_inputs(target) if path.name.startswith("crash-")]
+        kept = keep(target, [path.read_bytes() for path in corpus.iterdir()], broken)
+    after = kept_inputs(target)
+    names = [str(path) for path in after if path.name.startswith(CRASH) and path.read_bytes() in broken]
     executed = _EXECUTED.search(said)
     report = Report(
         target.name,
@@ -75,7 +89,8 @@ def fuzz(target: Target, runs: int, max_seconds: int, seed: int) -> Report:
         int(executed[1]) if executed else 0,
         round(seconds, 1),
         kept,
-        names if broken else [],
+        len(set(after) - before),
+        names,
     )
     if broken or executed is None:
         sys.stderr.write(said[-4_000:])

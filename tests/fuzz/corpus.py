@@ -13,6 +13,8 @@ import stream_infer
 from tests.fuzz.target import Target
 
 CORPUS = Path(__file__).parent / "corpus"
+CRASH = "crash-"
+"""How the names of inputs begin that broke a target once."""
 PACKAGE = str(Path(stream_infer.__file__).parent)
 
 Arc = tuple[CodeType, int, int]
@@ -33,17 +35,18 @@ def keep(target: Target, inputs: Iterable[bytes], crashes: Iterable[bytes]) -> i
     """Keep of the inputs the fewest that reach everything, and every crash; return how many there are.
 
     What is there already counts as inputs too, so nothing that was reached before is lost. Crashes stay
-    for good: they are told by their name.
+    for good: they are told by their name, and not run here, as they may break the target still.
     """
     folder = CORPUS / target.name
     folder.mkdir(parents=True, exist_ok=True)
-    before = {path: path.read_bytes() for path in kept_inputs(target)}
     for data in crashes:
-        (folder / f"crash-{_name(data)}").write_bytes(data)
+        (folder / f"{CRASH}{_name(data)}").write_bytes(data)
+    before = {path: path.read_bytes() for path in kept_inputs(target)}
+    broke = {data for path, data in before.items() if path.name.startswith(CRASH)}
+    chosen = minimised(target.run, target.seeds, {*before.values(), *inputs} - broke)
     for path in before:
-        if not path.name.startswith("crash-"):
+        if not path.name.startswith(CRASH):
             path.unlink()
-    chosen = minimised(target.run, target.seeds, [*before.values(), *inputs])
     for data in chosen:
         (folder / _name(data)).write_bytes(data)
     return len(chosen)

@@ -15,6 +15,7 @@ from stream_infer.engine.shortlist import MAGIC
 from stream_infer.errors import BusError, ConfigError, UnreadableError
 from stream_infer.text import prepare_text
 from tests.fuzz import corpus
+from tests.fuzz.__main__ import Report, table
 from tests.fuzz.corpus import CORPUS, all_inputs, keep, kept_inputs, minimised
 from tests.fuzz.registry import TARGETS
 from tests.fuzz.target import Target, attempt, attempt_file
@@ -90,13 +91,20 @@ def test_a_refusal_of_a_file_names_it() -> None:
 def test_of_inputs_that_reach_the_same_the_shortest_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What broke the target stays under a name of its own, whatever it reaches."""
+    """What broke the target stays under a name of its own, and may break it still."""
     monkeypatch.setattr(corpus, "CORPUS", tmp_path)
     target = Target("text", check_text, (b"a",))
     assert [b"&"] == minimised(target.run, target.seeds, [b"ab", b"a & b", b"&", b"b"])
-    assert 1 == keep(target, [b"a & b"], [b"crash"])
+    assert 1 == keep(target, [b"a & b"], [b"\xff"])
     assert 1 == keep(target, [b"&"], [])
-    assert {b"&", b"crash"} == {path.read_bytes() for path in kept_inputs(target)}
+    assert {b"&", b"\xff"} == {path.read_bytes() for path in kept_inputs(target)}
+
+
+def test_a_table_has_a_row_for_each_run() -> None:
+    reports = [Report("text", 7, 1_000_000, 19.7, 4, 1, []), Report("web", 7, 12, 0.4, 0, 0, ["crash-1"])]
+    assert ["| `text` | 1,000,000 | 20 | 4 | 1 | 0 |", "| `web` | 12 | 0 | 0 | 0 | 1 |"] == table(
+        reports
+    ).splitlines()[2:]
 
 
 def check_text(data: bytes) -> None:
