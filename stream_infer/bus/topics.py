@@ -181,10 +181,12 @@ async def check(connection: Connection, specs: Sequence[TopicSpec]) -> list[Diff
     """Return in what the broker's topics differ from the declared ones; more partitions are no difference.
 
     Raises:
+        AccessRefusedError: some are hidden from this client: whether they are missing is not to be seen.
         BusError: the broker is out of reach or refuses.
     """
     async with open_admin(connection) as admin:
         existing = set(await admin.list_topics())
+        await _refuse_hidden(admin, [spec.name for spec in specs if spec.name not in existing])
         present = [spec for spec in specs if spec.name in existing]
         partitions = await _partition_counts(admin, [spec.name for spec in present])
         topics = [ConfigResource(ConfigResourceType.TOPIC, spec.name) for spec in present]
