@@ -95,6 +95,34 @@ async def test_a_worker_serves_and_a_client_asks(secured: SecuredBroker, way: st
     assert not [secret for secret in (PASSWORD, CLIENT_SECRET) if secret in said]
 
 
+@pytest.mark.parametrize("way", ["SCRAM-SHA-512", "mTLS"])
+async def test_commands_send_and_put_back(secured: SecuredBroker, way: str, tmp_path: Path) -> None:
+    """A dead letter without text too, whose record is read again."""
+    names = {name: await topic_on(secured) for name in ("input", "output", "dead_letters")}
+    kafka = toml({**secured.ways()[way], "session_timeout_ms": 6_000})
+    stream = SCORING_STREAM.format(group=names["input"], bootstrap_servers="", **names)
+    settings = re.sub(r"\[kafka\].*(?=\[cache\])", kafka, stream, flags=re.DOTALL)
+    path = tmp_path / "commands.toml"
+    path.write_text(f"{settings}\n[privacy]\nredact = true\n")
+
+    async with ServiceProcess(path.read_text(), tmp_path):
+        sent = await run("stream_infer", "send", "classify", "text", "--config", str(path))
+        refused = await run("stream_infer", "send", "classify", "<raise>", "--config", str(path))
+        put_back = await run("stream_infer", "dead-letters", "replay", "--yes", "--config", str(path))
+        connection = connect(secured.settings("SCRAM-SHA-512"))
+        async with asyncio.timeout(FAR_SECONDS):
+            while len(letters := await read_committed(connection, names["dead_letters"])) < 2:  # noqa: ASYNC110 - a broker sets no event
+                await asyncio.sleep(0.2)
+
+    assert (0, True) == (sent[0], '"label": "even"' in sent[1]), sent
+    assert (2, True) == (refused[0], "model_failed" in refused[1]), refused
+    assert (0, True) == (put_back[0], put_back[1].endswith("put back: 1\n")), put_back
+    assert [None, None] == [letter.value for letter in letters]
+    assert not [
+        secret for secret in (PASSWORD, CLIENT_SECRET) if secret in sent[1] + refused[1] + put_back[1]
+    ]
+
+
 @pytest.mark.parametrize("way", WAYS)
 async def test_the_side_streams_turn_documents_into_passages(
     secured: SecuredBroker, way: str, tmp_path: Path
