@@ -2,7 +2,7 @@
 
 Needs the extra `fuzz`. Each starts from its seeds and from what is kept in `corpus/TARGET`, and leaves
 there what reaches more, and whatever broke it, which ends its run. Says what came of each in a line of
-JSON, and of several in a table. The exit code is 1 if something broke one, or one did not run.
+JSON, and of several in a table. The exit code is 1 if something broke one, or ended its run early.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _EXECUTED = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one run did: `new` of the `kept` inputs are; `crashes` are the files of what broke the target."""
+    """What one run did: `new` of the `kept` inputs are. `crashes` are the files of what broke the target."""
 
     target: str
     seed: int
@@ -36,11 +36,12 @@ class Report:
     seconds: float
     kept: int
     new: int
+    exit_code: int
     crashes: list[str]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Fuzz what is asked for; return 1 if something broke a target or one did not run."""
+    """Fuzz what is asked for; return 1 if something broke a target or ended its run early."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("target", nargs="+", choices=[*TARGETS, "all"], help="what to fuzz")
     parser.add_argument("--runs", type=int, default=1_000_000, help="how many inputs (default: %(default)s)")
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     reports = [fuzz(TARGETS[name], options.runs, options.max_seconds, options.seed) for name in names]
     if len(reports) > 1:
         sys.stdout.write(table(reports))
-    return 1 if any(report.crashes or not report.executions for report in reports) else 0
+    return 1 if any(report.exit_code for report in reports) else 0
 
 
 def table(reports: Sequence[Report]) -> str:
@@ -74,7 +75,7 @@ def fuzz(target: Target, runs: int, max_seconds: int, seed: int) -> Report:
             folder.mkdir()
         for number, data in enumerate(all_inputs(target)):
             (corpus / str(number)).write_bytes(data)
-        said = _run(
+        code, said = _run(
             target, [f"-runs={runs}", f"-seed={seed}", f"-max_total_time={max_seconds}"], corpus, crashes
         )
         seconds = monotonic() - began
@@ -90,17 +91,18 @@ def fuzz(target: Target, runs: int, max_seconds: int, seed: int) -> Report:
         round(seconds, 1),
         kept,
         len(set(after) - before),
+        code,
         names,
     )
-    if broken or executed is None:
+    if code:
         sys.stderr.write(said[-4_000:])
     sys.stdout.write(json.dumps(asdict(report)) + "\n")
     sys.stdout.flush()
     return report
 
 
-def _run(target: Target, arguments: Sequence[str], corpus: Path, crashes: Path) -> str:
-    """Run the fuzzer in a process of its own and return what it said."""
+def _run(target: Target, arguments: Sequence[str], corpus: Path, crashes: Path) -> tuple[int, str]:
+    """Run the fuzzer in a process of its own; return its exit code and what it said."""
     command = [sys.executable, "-m", "tests.fuzz.guided", target.name, *arguments]
     command += [
         "-print_final_stats=1",
@@ -109,7 +111,7 @@ def _run(target: Target, arguments: Sequence[str], corpus: Path, crashes: Path) 
         str(corpus),
     ]
     ended = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # noqa: S603 - our own module
-    return ended.stdout.decode(errors="replace")
+    return ended.returncode, ended.stdout.decode(errors="replace")
 
 
 if __name__ == "__main__":

@@ -101,7 +101,10 @@ def test_of_inputs_that_reach_the_same_the_shortest_is_kept(
 
 
 def test_a_table_has_a_row_for_each_run() -> None:
-    reports = [Report("text", 7, 1_000_000, 19.7, 4, 1, []), Report("web", 7, 12, 0.4, 0, 0, ["crash-1"])]
+    reports = [
+        Report("text", 7, 1_000_000, 19.7, 4, 1, 0, []),
+        Report("web", 7, 12, 0.4, 0, 0, 77, ["crash-1"]),
+    ]
     assert ["| `text` | 1,000,000 | 20 | 4 | 1 | 0 |", "| `web` | 12 | 0 | 0 | 0 | 1 |"] == table(
         reports
     ).splitlines()[2:]
