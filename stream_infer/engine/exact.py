@@ -9,8 +9,8 @@ of threads, and however texts are put together.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,29 @@ def gelu(values: Tensor) -> Tensor:
     return values.mul_(_polynomial(_GELU, near.square()).mul_(near).add_(0.5))
 
 
+def sigmoid(values: Tensor) -> Tensor:
+    """Return 1 / (1 + e ** -x), to 3e-6 of itself."""
+    powers = power_of_two(values.abs().mul_(-_LOG2_E).clamp_(min=_LOWEST_POWER))
+    return torch.where(values < 0, powers, 1.0).div_(powers + 1.0)
+
+
+def silu(values: Tensor) -> Tensor:
+    """Return the sigmoid linear unit, in place: x times its sigmoid."""
+    return values.mul_(sigmoid(values))
+
+
+class Activation(NamedTuple):
+    """What stands between two linear layers: its number among the kernels', and the function, in place."""
+
+    code: int
+    run: Callable[[Tensor], Tensor]
+
+
+GELU: Final = Activation(1, gelu)
+RELU: Final = Activation(2, torch.relu_)
+SILU: Final = Activation(3, silu)
+
+
 def power_of_two(values: Tensor) -> Tensor:
     """Return 2 ** x for x from -100 to 0, to 3e-6 of itself."""
     whole = values.round()
@@ -72,6 +95,27 @@ def normalize(norm: nn.LayerNorm, values: Tensor) -> Tensor:
     apart = values - values.sum(1, keepdim=True, dtype=torch.float64).div_(size).float()
     spread = apart.double().square_().sum(1, keepdim=True).div_(size).add_(norm.eps).sqrt_()
     return apart.mul_(spread.reciprocal_().float()).mul_(norm.weight).add_(norm.bias)
+
+
+def mix(candidates: Tensor, gates: Tensor, cells: Tensor) -> None:
+    """Move the `cells` of a recurrent unit to the candidates, in place, as far as the gates are closed."""
+    cells.sub_(candidates).mul_(sigmoid(gates)).add_(candidates)
+
+
+def attend_once(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return the contexts of one query a row and head: see `marian_layers.attend_once`.
+
+    A product of float32 is exact in float64.
+    """
+    scores = torch.matmul(queries.double(), keys.double().mT).float().mul_(queries.shape[-1] ** -0.5)
+    if mask is not None:
+        scores.add_(mask)
+    below = scores.sub_(scores.amax(-1, keepdim=True)).mul_(_LOG2_E).clamp_(min=_LOWEST_POWER)
+    powers = power_of_two(below)
+    if mask is not None:
+        powers.masked_fill_(mask < 0, 0.0)
+    totals = powers.sum(-1, keepdim=True, dtype=torch.float64).float()
+    return torch.matmul(powers.double(), values.double()).float().mul_(totals.reciprocal_())
 
 
 def attend(qkv: Tensor, heads: int, blocks: Sequence[Block]) -> Tensor:

@@ -209,7 +209,10 @@ def _is_fusible(parts: Sequence[nn.Module], heads: int) -> bool:
         isinstance(attention_norm, nn.LayerNorm)
         and isinstance(output_norm, nn.LayerNorm)
         and isinstance(activation, nn.GELU | GELUActivation)
-        and size % (heads * _LANES) == 0
-        and size // heads <= _LARGEST_HEAD
-        and inner % _LANES == 0
+        and can_fuse_sizes(size, heads, inner)
     )
+
+
+def can_fuse_sizes(size: int, heads: int, inner: int) -> bool:
+    """Say whether the kernels run layers of this hidden size, so many heads and this size between."""
+    return size % (heads * _LANES) == 0 and size // heads <= _LARGEST_HEAD and inner % _LANES == 0

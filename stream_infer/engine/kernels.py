@@ -104,6 +104,51 @@ class EncoderPointers(ctypes.Structure):
     )
 
 
+class DecoderLayerPointers(ctypes.Structure):
+    """Where a decoder layer's tensors lie; a recurrent one has nothing in `past_attended`."""
+
+    _fields_ = (
+        *(
+            (name, LinearPointers)
+            for name in ("past", "past_attended", "query", "attended", "inner", "outer")
+        ),
+        *((name, NormPointers) for name in ("past_norm", "attention_norm", "output_norm")),
+    )
+
+
+class DecoderPointers(ctypes.Structure):
+    """Where a whole decoder's tensors lie."""
+
+    _fields_ = (
+        ("layers", POINTER(DecoderLayerPointers)),
+        *((name, c_int64) for name in ("count", "heads", "head_size", "is_recurrent", "activation")),
+        ("epsilon", c_double),
+        ("scaling", c_float),
+    )
+
+
+class LookbackPointers(ctypes.Structure):
+    """Where that lies which the rows of one decoder layer look back at: `Lookback` in `native/decoder.h`."""
+
+    _fields_ = (("past", c_void_p), ("source", c_void_p))
+
+
+class DecodedRowsPointers(ctypes.Structure):
+    """Where the state of rows lies that are decoded: `DecodedRows` in `native/decoder.h`."""
+
+    _fields_ = (
+        ("lookbacks", POINTER(LookbackPointers)),
+        *((name, c_void_p) for name in ("firsts", "lengths")),
+        *((name, c_int64) for name in ("steps", "capacity")),
+    )
+
+
+class OutputRowsPointers(ctypes.Structure):
+    """Where an 8-bit layer's tensors lie, and its weights as int8 [out, in]."""
+
+    _fields_ = (("linear", LinearPointers), ("weights", c_void_p))
+
+
 class Kernels:
     """The loaded kernels. Tensors are contiguous and on the CPU; threads are torch's."""
 
@@ -118,6 +163,16 @@ class Kernels:
         library.panel_columns.restype = c_int32
         self.columns: int = library.panel_columns()
         """Columns of a weight that lie together: see `pack_weight`."""
+        self._decode_step = library.decode_step
+        self._decode_step.argtypes = (
+            *(POINTER(DecoderPointers), POINTER(DecodedRowsPointers)),
+            *(c_void_p, c_int64),
+        )
+        self._score_words = library.score_words
+        self._score_words.argtypes = (
+            *(POINTER(OutputRowsPointers), c_void_p, c_int64),
+            *(c_void_p, c_int64, c_void_p),
+        )
         self._run_linear = library.run_linear
         self._run_linear.argtypes = (POINTER(LinearPointers), c_void_p, c_int64, c_void_p, c_int32)
 
@@ -141,6 +196,22 @@ class Kernels:
             *(byref(encoder), byref(tokens or TokensPointers())),
             *(hidden.data_ptr(), starts, len(lengths), torch.get_num_threads()),
         )
+
+    def decode_step(self, decoder: DecoderPointers, rows: DecodedRowsPointers, hidden: Tensor) -> None:
+        """Take one token of each row through a decoder's layers: float32 hidden [rows, size], in place."""
+        self._decode_step(byref(decoder), byref(rows), hidden.data_ptr(), hidden.shape[0])
+
+    def score_words(self, outputs: OutputRowsPointers, rows: Tensor, words: Tensor) -> Tensor:
+        """Return an 8-bit layer's outputs at the int32 `words` [rows, width] for each of the rows [rows, in].
+
+        A row's words end before the first negative one; its scores are minus infinity from there.
+        """
+        scores = torch.empty(words.shape)
+        self._score_words(
+            *(byref(outputs), rows.data_ptr(), rows.shape[0]),
+            *(words.data_ptr(), words.shape[1], scores.data_ptr()),
+        )
+        return scores
 
 
 def pack_weight(weight: Tensor, columns: int) -> Tensor:

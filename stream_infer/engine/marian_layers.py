@@ -1,4 +1,4 @@
-"""The parts of Marian translation models: layers, and what decoding attends to.
+"""The layers of Marian translation models.
 
 Every row's attention has a shape that follows from its own length only, so that its numbers do not
 depend on the rest of its batch.
@@ -18,13 +18,13 @@ from torch.nn import functional
 from transformers import PretrainedConfig
 from transformers.activations import ACT2FN
 
+from stream_infer.engine.marian_lookback import FIRST_CAPACITY, FLOAT, Cell, Memory, Past
+
 _IN_PLACE: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {
     "relu": torch.relu_,
     "swish": partial(functional.silu, inplace=True),
     "silu": partial(functional.silu, inplace=True),
 }
-FIRST_CAPACITY: Final = 32
-"""How many steps a row's past has room for at first."""
 
 
 class PackedMarianConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  # an untyped hook of transformers
@@ -100,13 +100,14 @@ class FeedForward(nn.Module):
         super().__init__()
         self.inner = nn.Linear(config.hidden_size, config.intermediate_size)
         self.outer = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.activation = _IN_PLACE.get(config.activation) or ACT2FN[config.activation]
+        self.activation = _IN_PLACE.get(config.activation) or ACT2FN[config.activation].forward
+        self.arithmetic = FLOAT
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_epsilon)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """`hidden` is [rows, hidden_size]."""
-        output: Tensor = self.norm(hidden + self.outer(self.activation(self.inner(hidden))))
-        return output
+        added = self.outer(self.activation(self.inner(hidden)))
+        return self.arithmetic.normalize(self.norm, hidden + added)
 
 
 class EncoderLayer(nn.Module):
@@ -146,6 +147,7 @@ class RecurrentUnit(nn.Module):
         size = config.hidden_size
         self.gates = nn.Linear(size, 2 * size)
         self.norm = nn.LayerNorm(size, config.layer_norm_epsilon)
+        self.arithmetic = FLOAT
 
     def begin(self, rows: int) -> Cell:
         """Return the state of so many rows that have no past."""
@@ -153,10 +155,9 @@ class RecurrentUnit(nn.Module):
 
     def forward(self, hidden: Tensor, past: Cell) -> Tensor:
         """Take one step; `hidden` is [rows, hidden_size], and `past` is updated in place."""
-        candidate, gate = self.gates(hidden).chunk(2, dim=1)
-        torch.lerp(candidate, past.values, gate.sigmoid(), out=past.values)
-        output: Tensor = self.norm(hidden + past.values.relu())
-        return output
+        candidates, gates = self.gates(hidden).chunk(2, dim=1)
+        self.arithmetic.mix(candidates, gates, past.values)
+        return self.arithmetic.normalize(self.norm, hidden + past.values.relu())
 
 
 class PastAttention(nn.Module):
@@ -169,6 +170,7 @@ class PastAttention(nn.Module):
         self.qkv = nn.Linear(size, 3 * size)
         self.attended = nn.Linear(size, size)
         self.norm = nn.LayerNorm(size, config.layer_norm_epsilon)
+        self.arithmetic = FLOAT
 
     def begin(self, rows: int) -> Past:
         """Return the state of so many rows that have no past."""
@@ -179,9 +181,8 @@ class PastAttention(nn.Module):
         """Take one step; `hidden` is [rows, hidden_size], and `past` is updated in place."""
         qkv = self.qkv(hidden).view(hidden.shape[0], 3, self.heads, -1)
         keys, values = past.add(qkv[:, 1:])
-        context = attend_once(qkv[:, 0, :, None], keys, values)
-        output: Tensor = self.norm(hidden + self.attended(context.view_as(hidden)))
-        return output
+        context = self.arithmetic.attend(qkv[:, 0, :, None], keys, values)
+        return self.arithmetic.normalize(self.norm, hidden + self.attended(context.view_as(hidden)))
 
 
 class DecoderLayer(nn.Module):
@@ -197,96 +198,17 @@ class DecoderLayer(nn.Module):
         self.attended = nn.Linear(size, size)
         self.norm = nn.LayerNorm(size, config.layer_norm_epsilon)
         self.feed_forward = FeedForward(config)
+        self.arithmetic = FLOAT
 
     def forward(self, hidden: Tensor, past: Cell | Past, memories: Sequence[Memory], layer: int) -> Tensor:
         """Take one step for every row; `hidden` is [rows, hidden_size], `past` is updated in place."""
         hidden = self.past(hidden, past)
         query = self.query(hidden).view(hidden.shape[0], self.heads, 1, -1)
-        parts = [memory.attend(query, layer) for memory in memories]
+        parts = [memory.attend(self.arithmetic.attend, query, layer) for memory in memories]
         context = (torch.cat(parts) if len(parts) > 1 else parts[0]).view_as(hidden)
-        hidden = self.norm(hidden + self.attended(context))
+        hidden = self.arithmetic.normalize(self.norm, hidden + self.attended(context))
         output: Tensor = self.feed_forward(hidden)
         return output
-
-
-@dataclass(slots=True)
-class Cell:
-    """What a recurrent unit remembers of each row, [rows, hidden_size]."""
-
-    values: Tensor
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only, given as indices."""
-        self.values = self.values.index_select(0, rows)
-
-
-@dataclass(slots=True)
-class Past:
-    """The keys and values of each row's past, [2, rows, heads, capacity, head_size]; `steps` are in use."""
-
-    keys_values: Tensor
-    steps: int = 0
-
-    def add(self, keys_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add one step, [rows, 2, heads, head_size]; return all keys and all values so far.
-
-        The room doubles when it is full, so a step seldom copies anything but itself.
-        """
-        if self.steps == self.keys_values.shape[3]:
-            self.keys_values = torch.cat([self.keys_values, torch.empty_like(self.keys_values)], dim=3)
-        self.keys_values[:, :, :, self.steps] = keys_values.transpose(0, 1)
-        self.steps += 1
-        keys, values = self.keys_values[:, :, :, : self.steps]
-        return keys, values
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only, given as indices."""
-        self.keys_values = self.keys_values.index_select(1, rows)
-
-
-@dataclass(slots=True)
-class Memory:
-    """What rows of like length attend to while they are decoded.
-
-    `keys` and `values` hold one [rows, heads, length, head_size] tensor a layer; `mask` is 0 for
-    tokens and minus infinity for padding, [rows, heads, 1, length].
-    """
-
-    first: int
-    keys: list[Tensor]
-    values: list[Tensor]
-    mask: Tensor
-
-    @property
-    def rows(self) -> int:
-        """Number of rows, which follow each other from `first` on."""
-        return self.mask.shape[0]
-
-    def attend(self, queries: Tensor, layer: int) -> Tensor:
-        """Return the context of this memory's rows of `queries` [all rows, heads, 1, head_size]."""
-        own = queries[self.first : self.first + self.rows]
-        return attend_once(own, self.keys[layer], self.values[layer], self.mask)
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only, given as indices into this memory's own."""
-        self.keys = [key.index_select(0, rows) for key in self.keys]
-        self.values = [value.index_select(0, rows) for value in self.values]
-        self.mask = self.mask.index_select(0, rows)
-
-
-def attend_once(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return the contexts [rows, heads, 1, size] of one query a row and head, [rows, heads, 1, size].
-
-    `keys` and `values` are [rows, heads, length, size]; `mask` is added to the scores. Twice as fast
-    as the fused attention for a single query: that one is made for many.
-    """
-    scale = queries.shape[-1] ** -0.5
-    factors = queries.flatten(0, 1), keys.flatten(0, 1).mT
-    if mask is None:
-        scores = torch.bmm(*factors).mul_(scale)
-    else:
-        scores = torch.baddbmm(mask.flatten(0, 1), *factors, alpha=scale)
-    return torch.bmm(scores.softmax(-1), values.flatten(0, 1)).view(queries.shape)
 
 
 def sinusoids(positions: int, size: int, steps: int) -> Tensor:

@@ -118,6 +118,10 @@ class Int8Linear(nn.Module):
         selected.__dict__["_buffers"] = buffers
         return selected
 
+    def unpacked(self) -> Tensor:
+        """Return the weights that the kernels keep packed, as int8 [out, in]."""
+        return unpack_rows(self.weight, torch.arange(self.out_features), self.in_features).contiguous()
+
     def pointers(self) -> LinearPointers:
         """Return where the kernels find the layer's tensors."""
         tensors = (self.weight, self.total, self.scale, self.bias)

@@ -8,13 +8,16 @@ from itertools import chain
 from typing import Final
 
 import torch
+from torch import nn
 
 from stream_infer.engine.beams import decode_with_beams
 from stream_infer.engine.devices import pick_device, pick_dtype
 from stream_infer.engine.directions import find_tiny_models
 from stream_infer.engine.fidelity import quantize_honestly
 from stream_infer.engine.greedy import Decoded, decode_greedily, follow
-from stream_infer.engine.quantization import SKIPPED, quantize
+from stream_infer.engine.marian import PackedMarian
+from stream_infer.engine.marian_fused import quantize_marian
+from stream_infer.engine.quantization import quantize
 from stream_infer.engine.sources import ModelSource
 from stream_infer.engine.specs import ModelSpec, Precision
 from stream_infer.engine.streams import Streams, deal, one_core
@@ -80,14 +83,13 @@ def load(spec: ModelSpec, source: ModelSource) -> TranslationBackend:
         name: load_tiny(files, use_shortlist=use_shortlist) for name, files in tiny.items()
     } or load_seq2seq(source)
     tokenizer = load_tokenizer(source)
-    skip = () if tiny else SKIPPED
     networks = {id(translator.model): name for name, translator in reversed(translators.items())}
     agreement = 1.0
     for name in networks.values():
         network = translators[name].model.to(device, pick_dtype(spec.precision, device))
         if spec.precision is Precision.INT8:
             check = _TokenCheck(translators[name], _encode_sample(tokenizer, name))
-            quantised = quantize_honestly(spec, partial(quantize, network, skip), check.tokens, int.__eq__)
+            quantised = quantize_honestly(spec, partial(_quantize, network), check.tokens, int.__eq__)
             agreement = min(agreement, quantised)
     info = ModelInfo(
         spec.name,
@@ -100,6 +102,13 @@ def load(spec: ModelSpec, source: ModelSource) -> TranslationBackend:
         languages=tuple(translators),
     )
     return TranslationBackend(info, translators, beams)
+
+
+def _quantize(network: nn.Module) -> None:
+    if isinstance(network, PackedMarian):
+        quantize_marian(network)
+    else:
+        quantize(network)
 
 
 def _count_beams(spec: ModelSpec) -> int:

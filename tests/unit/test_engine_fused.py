@@ -202,10 +202,12 @@ def test_a_classifiers_encoder_is_fused_too() -> None:
     assert np.allclose(exact_logits, classify(texts(LENGTHS)), atol=0.05)
 
 
-def test_gelu_and_powers_are_what_they_say() -> None:
+def test_activations_and_powers_are_what_they_say() -> None:
     """The polynomials err no more than their docstrings promise."""
     values = torch.linspace(-12, 12, 100_001)
     assert (exact.gelu(values.clone()) - functional.gelu(values)).abs().max() < 6e-5
+    assert (exact.sigmoid(values) / values.sigmoid() - 1).abs().max() < 4e-6
+    assert (exact.silu(values.clone()) - functional.silu(values)).abs().max() < 4e-5
     powers = torch.linspace(-100, 0, 100_001)
     assert (exact.power_of_two(powers).double() / 2 ** powers.double() - 1).abs().max() < 3e-6
 

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from stream_infer.engine.beams import decode_with_beams
 from stream_infer.engine.greedy import decode_greedily, find_largest, follow
-from stream_infer.engine.marian import MEMORY_STEP, PackedMarian
+from stream_infer.engine.marian import PackedMarian
 from stream_infer.engine.marian_file import MarianFile
-from stream_infer.engine.marian_layers import FIRST_CAPACITY, PackedMarianConfig
+from stream_infer.engine.marian_layers import PackedMarianConfig
 from stream_infer.engine.marian_loading import EXPECTED_SETTINGS, build_model
+from stream_infer.engine.marian_lookback import FIRST_CAPACITY
+from stream_infer.engine.marian_rows import MEMORY_STEP, TorchRows
 from stream_infer.engine.quantization import quantize
 from stream_infer.errors import ConfigError
 
@@ -191,7 +193,8 @@ def test_a_past_longer_than_its_first_room_is_kept_whole() -> None:
     model = make_attending_model()
     row = draw_rows(1)[0]
     small, large = (model.start(torch.tensor(row), [len(row)]) for _ in range(2))
-    for past in large._pasts:
+    assert isinstance(large._rows, TorchRows)
+    for past in large._rows._pasts:
         past.keys_values = torch.cat([past.keys_values] * 4, dim=3)
     for step in range(2 * FIRST_CAPACITY + 2):
         token = torch.tensor([step % WORDS])

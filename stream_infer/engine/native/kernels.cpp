@@ -6,14 +6,12 @@
 #include <vector>
 
 #include "attention.h"
+#include "decoder.h"
 #include "linear.h"
+#include "norm.h"
+#include "words.h"
 
 namespace native {
-
-struct Norm {
-  const float* weight;
-  const float* bias;
-};
 
 struct Layer {
   Linear qkv, attended, inner, outer;
@@ -61,30 +59,6 @@ class RowsBuffer {
 };
 
 constexpr int64_t kLeastShare = 1 << 20;  // products that are worth another thread
-
-// hidden = norm(hidden + added), by one row. Sums of float64 round to the same float32 in any order.
-void add_and_normalize(float* hidden, const float* added, int64_t size, const Norm& norm, double epsilon) {
-  Doubles sum = no_doubles();
-  for (int64_t i = 0; i < size; i += kLanes) {
-    const Floats both = add(load(hidden + i), load(added + i));
-    store(hidden + i, both);
-    sum = add(sum, add(lower_half(both), upper_half(both)));
-  }
-  const Floats mean = broadcast(static_cast<float>(sum_of(sum) / static_cast<double>(size)));
-  sum = no_doubles();
-  for (int64_t i = 0; i < size; i += kLanes) {
-    const Floats apart = subtract(load(hidden + i), mean);
-    store(hidden + i, apart);
-    const Doubles lower = lower_half(apart), upper = upper_half(apart);
-    sum = add(sum, add(multiply(lower, lower), multiply(upper, upper)));
-  }
-  const double spread = __builtin_sqrt(sum_of(sum) / static_cast<double>(size) + epsilon);
-  const Floats factor = broadcast(static_cast<float>(1.0 / spread));
-  for (int64_t i = 0; i < size; i += kLanes) {
-    const Floats scaled = multiply(load(hidden + i), factor);
-    store(hidden + i, multiply_then_add(scaled, load(norm.weight + i), load(norm.bias + i)));
-  }
-}
 
 // One head of one text, whose rows of queries, keys and values begin at `qkv`.
 void attend(const Heads& heads, int64_t head, const float* qkv, int64_t length, float* context) {
@@ -199,5 +173,24 @@ extern "C" void run_linear(const Linear* linear, const float* rows, int64_t coun
   {
     const Team team(omp_get_thread_num(), omp_get_num_threads(), barrier);
     apply<Then::kNothing>(*linear, rows, count, levels, out, team);
+  }
+}
+
+// Takes one token of each row through all layers: hidden [rows][size], in place. On the calling thread alone:
+// batches are decoded side by side, each on a core of its own.
+extern "C" void decode_step(const Decoder* decoder, const DecodedRows* rows, float* hidden, int64_t count) {
+  static thread_local StepBuffer buffer;
+  for (int64_t first = 0; first < count; first += kChunkRows) {
+    const int64_t own = std::min(kChunkRows, count - first);
+    Step(*decoder, *rows, first, own, hidden + first * decoder->size(), buffer).run();
+  }
+}
+
+// Writes scores [rows][width], each row's outputs of the layer at its words [rows][width]; see `score_words`.
+extern "C" void score_words(const OutputRows* outputs, const float* rows, int64_t count, const int32_t* words,
+                            int64_t width, float* scores) {
+  for (int64_t row = 0; row < count; ++row) {
+    const int64_t place = row * width;
+    native::score_words(*outputs, rows + row * outputs->linear.inputs, words + place, width, scores + place);
   }
 }

@@ -78,6 +78,7 @@ inline Floats subtract(Floats a, Floats b) {
 inline Floats multiply(Floats a, Floats b) {
   return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
 }
+inline Floats divide(Floats a, Floats b) { return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)}; }
 inline Floats lesser(Floats a, Floats b) { return {_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high)}; }
 inline Floats greater(Floats a, Floats b) {
   return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)};
@@ -85,6 +86,10 @@ inline Floats greater(Floats a, Floats b) {
 inline Floats magnitude(Floats value) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   return {_mm256_andnot_ps(sign, value.low), _mm256_andnot_ps(sign, value.high)};
+}
+// Where the sign is negative one, elsewhere the other.
+inline Floats negative_of(Floats sign, Floats value, Floats other) {
+  return {_mm256_blendv_ps(other.low, value.low, sign.low), _mm256_blendv_ps(other.high, value.high, sign.high)};
 }
 inline Floats round_to_whole(Floats value) {
   constexpr int kHow = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
@@ -148,11 +153,16 @@ inline Ints interleave_words(Ints low, Ints high) {
 }
 
 inline Doubles no_doubles() { return {_mm256_setzero_pd(), _mm256_setzero_pd()}; }
+inline Doubles broadcast(double value) { return {_mm256_set1_pd(value), _mm256_set1_pd(value)}; }
 inline Doubles doubles_of(__m256 value) {
   return {_mm256_cvtps_pd(_mm256_castps256_ps128(value)), _mm256_cvtps_pd(_mm256_extractf128_ps(value, 1))};
 }
 inline Doubles lower_half(Floats value) { return doubles_of(value.low); }
 inline Doubles upper_half(Floats value) { return doubles_of(value.high); }
+inline __m256 floats_of(Doubles value) {
+  return _mm256_set_m128(_mm256_cvtpd_ps(value.high), _mm256_cvtpd_ps(value.low));
+}
+inline Floats join_halves(Doubles low, Doubles high) { return {floats_of(low), floats_of(high)}; }
 inline Doubles add(Doubles a, Doubles b) { return {_mm256_add_pd(a.low, b.low), _mm256_add_pd(a.high, b.high)}; }
 inline Doubles multiply(Doubles a, Doubles b) {
   return {_mm256_mul_pd(a.low, b.low), _mm256_mul_pd(a.high, b.high)};

@@ -43,9 +43,14 @@ inline Floats first_of(int64_t count, Floats value, Floats other) {
 inline Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
 inline Floats subtract(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
 inline Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+inline Floats divide(Floats a, Floats b) { return _mm512_div_ps(a, b); }
 inline Floats lesser(Floats a, Floats b) { return _mm512_min_ps(a, b); }
 inline Floats greater(Floats a, Floats b) { return _mm512_max_ps(a, b); }
 inline Floats magnitude(Floats value) { return _mm512_abs_ps(value); }
+// Where the sign is negative one, elsewhere the other.
+inline Floats negative_of(Floats sign, Floats value, Floats other) {
+  return _mm512_mask_blend_ps(_mm512_movepi32_mask(_mm512_castps_si512(sign)), other, value);
+}
 inline Floats round_to_whole(Floats value) {
   return _mm512_roundscale_ps(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
@@ -79,8 +84,12 @@ inline Ints interleave_words(Ints low, Ints high) {
 }
 
 inline Doubles no_doubles() { return _mm512_setzero_pd(); }
+inline Doubles broadcast(double value) { return _mm512_set1_pd(value); }
 inline Doubles lower_half(Floats value) { return _mm512_cvtps_pd(_mm512_castps512_ps256(value)); }
 inline Doubles upper_half(Floats value) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(value, 1)); }
+inline Floats join_halves(Doubles low, Doubles high) {
+  return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(low)), _mm512_cvtpd_ps(high), 1);
+}
 inline Doubles add(Doubles a, Doubles b) { return _mm512_add_pd(a, b); }
 inline Doubles multiply(Doubles a, Doubles b) { return _mm512_mul_pd(a, b); }
 inline double sum_of(Doubles value) { return _mm512_reduce_add_pd(value); }

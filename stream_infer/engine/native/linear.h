@@ -74,7 +74,16 @@ inline void quantize(const Linear& linear, const float* row, int64_t place, cons
   }
 }
 
-enum class Then { kNothing, kGelu };
+// What is done to a layer's outputs; `Activation.code` in `exact.py` names these.
+enum class Then : int64_t { kNothing, kGelu, kRelu, kSilu };
+
+template <Then then>
+inline Floats activate(Floats value) {
+  if constexpr (then == Then::kGelu) return gelu(value);
+  if constexpr (then == Then::kRelu) return greater(value, broadcast(0.0f));
+  if constexpr (then == Then::kSilu) return silu(value);
+  return value;
+}
 
 // The panel of columns from `column` on, of rows first..first+count-1: out [rows][outputs].
 template <Then then>
@@ -96,8 +105,7 @@ void apply_columns(const Linear& linear, const Levels& from, int64_t first, int6
         const Ints below = multiply(total, broadcast(from.lowest[place]));
         const Floats sum = to_floats(add(load(sums + row * kTileColumns + block), below));
         Floats value = multiply(sum, broadcast(from.steps[place]));
-        value = multiply_then_add(value, scale, bias);
-        if constexpr (then == Then::kGelu) value = gelu(value);
+        value = activate<then>(multiply_then_add(value, scale, bias));
         store_first(columns - block, out + place * linear.outputs + column + block, value);
       }
     }
@@ -120,6 +128,17 @@ void apply(const Linear& linear, const float* rows, int64_t count, const Levels&
                         task % panels * kTileColumns, out);
   });
   team.wait();
+}
+
+// The same with an activation that is known only now.
+inline void apply(Then then, const Linear& linear, const float* rows, int64_t count, const Levels& levels,
+                  float* out, const Team& team) {
+  switch (then) {
+    case Then::kNothing: return apply<Then::kNothing>(linear, rows, count, levels, out, team);
+    case Then::kGelu: return apply<Then::kGelu>(linear, rows, count, levels, out, team);
+    case Then::kRelu: return apply<Then::kRelu>(linear, rows, count, levels, out, team);
+    case Then::kSilu: return apply<Then::kSilu>(linear, rows, count, levels, out, team);
+  }
 }
 
 }  // namespace native

@@ -41,4 +41,14 @@ inline Floats power_of_two(Floats x) {
   return floats_of_bits(add(bits_of(rest), shift_left<23>(to_ints(whole))));
 }
 
+// 1 / (1 + e to the power of -x); see `exact.sigmoid`.
+inline Floats sigmoid(Floats x) {
+  const Floats below = multiply(magnitude(x), broadcast(-1.44269504f));
+  const Floats power = power_of_two(greater(below, broadcast(-100.0f)));
+  const Floats one = broadcast(1.0f);
+  return divide(negative_of(x, power, one), add(power, one));
+}
+
+inline Floats silu(Floats x) { return multiply(x, sigmoid(x)); }
+
 }  // namespace native

@@ -53,6 +53,30 @@ template <int rows>
   for (int row = 0; row < rows; ++row) add_products(sums[row][0], sums[row][1], left[row * left_stride], right);
 }
 
+// Levels as `multiply_row` reads them: of each 32 those that meet even bytes, then those that meet odd ones.
+inline void sort_levels(const Level* levels, int64_t count, Level* to) {
+  for (int64_t i = 0; i < count; i += 32, levels += 32, to += 32) {
+    for (int64_t four = 0; four < 8; ++four) {
+      for (int64_t word = 0; word < 2; ++word) {
+        to[2 * four + word] = levels[4 * four + word];
+        to[16 + 2 * four + word] = levels[4 * four + 2 + word];
+      }
+    }
+  }
+}
+
+// The product of a row of sorted levels and a row of weights.
+inline int32_t multiply_row(const Level* levels, const int8_t* weights, int64_t count) {
+  __m256i even = _mm256_setzero_si256(), odd = even;
+  for (int64_t i = 0; i < count; i += 32) {
+    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights + i));
+    const auto* own = reinterpret_cast<const __m256i*>(levels + i);
+    even = _mm256_add_epi32(even, _mm256_madd_epi16(words_of_even_bytes(bytes), _mm256_loadu_si256(own)));
+    odd = _mm256_add_epi32(odd, _mm256_madd_epi16(words_of_odd_bytes(bytes), _mm256_loadu_si256(own + 1)));
+  }
+  return sum_of({even, odd});
+}
+
 template <Packed packed, int rows, int blocks>
 void multiply_tile(const int32_t* left, int64_t left_stride, const int32_t* right, int64_t right_stride,
                    int64_t depth, int32_t* sums) {

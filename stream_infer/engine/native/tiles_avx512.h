@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace native {
 
@@ -14,6 +15,18 @@ inline __m512i add_product(__m512i sum, __m512i left, __m512i right) {
   } else {
     return _mm512_dpwssd_epi32(sum, left, right);
   }
+}
+
+// Levels as `multiply_row` reads them.
+inline void sort_levels(const Level* levels, int64_t count, Level* to) { std::memcpy(to, levels, count); }
+
+// The product of a row of sorted levels and a row of weights.
+inline int32_t multiply_row(const Level* levels, const int8_t* weights, int64_t count) {
+  __m512i sum = _mm512_setzero_si512();
+  for (int64_t i = 0; i < count; i += 64) {
+    sum = _mm512_dpbusd_epi32(sum, _mm512_loadu_si512(levels + i), _mm512_loadu_si512(weights + i));
+  }
+  return _mm512_reduce_add_epi32(sum);
 }
 
 template <Packed packed, int rows, int blocks>
