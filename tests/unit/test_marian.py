@@ -15,7 +15,7 @@ from stream_infer.engine.marian import PackedMarian
 from stream_infer.engine.marian_file import MarianFile
 from stream_infer.engine.marian_layers import PackedMarianConfig
 from stream_infer.engine.marian_loading import EXPECTED_SETTINGS, build_model
-from stream_infer.engine.marian_lookback import FIRST_CAPACITY
+from stream_infer.engine.marian_lookback import FIRST_CAPACITY, Past
 from stream_infer.engine.marian_rows import MEMORY_STEP, TorchRows
 from stream_infer.engine.quantization import quantize
 from stream_infer.errors import ConfigError
@@ -195,6 +195,7 @@ def test_a_past_longer_than_its_first_room_is_kept_whole() -> None:
     small, large = (model.start(torch.tensor(row), [len(row)]) for _ in range(2))
     assert isinstance(large._rows, TorchRows)
     for past in large._rows._pasts:
+        assert isinstance(past, Past)
         past.keys_values = torch.cat([past.keys_values] * 4, dim=3)
     for step in range(2 * FIRST_CAPACITY + 2):
         token = torch.tensor([step % WORDS])
