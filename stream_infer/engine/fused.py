@@ -54,7 +54,9 @@ class FusedLayer(nn.Module):
         query, key, value, attended, inner, outer, attention_norm, output_norm = parts[:8]
         # Only what comes from a normalisation is smoothed: other inputs have no such columns.
         self.qkv, self.attended, self.inner, self.outer = (
-            Int8Linear.of(*cast("Sequence[nn.Linear]", linears), widths=known, keep_float=keep_float)
+            Int8Linear.of(
+                *cast("Sequence[nn.Linear]", linears), widths=known, keep_float=keep_float, in_groups=True
+            )
             for linears, known in (
                 ((query, key, value), widths.get(query)),
                 ((attended,), None),

@@ -36,17 +36,18 @@ class LinearPointers(ctypes.Structure):
 
     _fields_ = (
         *((name, c_void_p) for name in ("weight", "total", "scale", "bias", "smoothing")),
-        *((name, c_int64) for name in ("inputs", "outputs")),
+        *((name, c_int64) for name in ("inputs", "outputs", "group")),
     )
 
     @classmethod
-    def of(cls, tensors: Sequence[Tensor], smoothing: Tensor | None, inputs: int, outputs: int) -> Self:
+    def of(cls, tensors: Sequence[Tensor], smoothing: Tensor | None, sizes: tuple[int, int, int]) -> Self:
         """Point at `weight` (see `pack_weight`), `total`, `scale` and `bias` (see `pack_columns`).
 
-        `smoothing` is by input, and not padded.
+        `smoothing` is by input, and not padded. `sizes` are the numbers of inputs, of outputs, and of inputs
+        that are rounded together.
         """
         factors = None if smoothing is None else smoothing.data_ptr()
-        return cls(*(tensor.data_ptr() for tensor in tensors), factors, inputs, outputs)
+        return cls(*(tensor.data_ptr() for tensor in tensors), factors, *sizes)
 
 
 class NormPointers(ctypes.Structure):
@@ -230,8 +231,8 @@ def unpack_rows(packed: Tensor, rows: Tensor, inputs: int) -> Tensor:
 
 
 def pack_columns(values: Tensor, columns: int) -> Tensor:
-    """Return [out] padded with zeros, as the kernels read what they have for each output."""
-    return functional.pad(values, (0, -values.shape[0] % columns)).contiguous()
+    """Return [..., out] padded with zeros, as the kernels read what they have for each output."""
+    return functional.pad(values, (0, -values.shape[-1] % columns)).contiguous()
 
 
 @cache

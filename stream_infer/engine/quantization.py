@@ -40,6 +40,8 @@ _EXACT_FLOAT: Final = 2**24
 _EXACT_WIDTH: Final = _EXACT_FLOAT // (_LEVELS * _WEIGHT_LEVELS)
 """Any sum of this many products of a level and a weight is exact in float32."""
 _LEAST_STEP: Final = 1e-32
+GROUP: Final = 128
+"""Inputs that are rounded together where a layer's are rounded in groups."""
 _FLOAT_COPY_LIMIT: Final = 64_000_000
 """Modules with more weights than this stay 8-bit in memory also where products run in float32."""
 
@@ -48,9 +50,11 @@ class Int8Linear(nn.Module):
     """A linear layer with weights of int8 [out, in] and a scale for each row, on a CPU.
 
     Each input row is rounded to 256 levels between its own least and greatest number, 0 being one of
-    them; before that its columns are multiplied by `smoothing` [in], if there is any. The kernels do it
-    all in one call. Without them the integer products run through `torch._int_mm` where that is fast;
-    elsewhere as float32 products of integers. Sums are the same.
+    them; before that its columns are multiplied by `smoothing` [in], if there is any. With a scale for
+    each of several groups of columns, [groups, out], a row is rounded group by group too, so that a wide
+    number costs only its group. The kernels do it all in one call. Without them the integer products run
+    through `torch._int_mm` where that is fast; elsewhere as float32 products of integers. Sums are the
+    same.
     """
 
     weight: Tensor
@@ -71,9 +75,12 @@ class Int8Linear(nn.Module):
         self.out_features, self.in_features = weight.shape
         self._kernels = load_kernels()
         zeros = torch.zeros(self.out_features)
+        scale = scale.float().reshape(-1, self.out_features)
+        self._groups = len(scale)
+        grouped = weight.view(self.out_features, self._groups, -1)
         tensors = {
-            "total": weight.sum(1, dtype=torch.int32),
-            "scale": scale.float(),
+            "total": grouped.sum(-1, dtype=torch.int32).t().contiguous(),
+            "scale": scale,
             "bias": zeros if bias is None else bias.detach().float(),
         }
         if self._kernels is not None:
@@ -90,14 +97,22 @@ class Int8Linear(nn.Module):
         self.smoothing = None if smoothing is None else smoothing.contiguous()
 
     @classmethod
-    def of(cls, *layers: nn.Linear, widths: Tensor | None = None, keep_float: bool = True) -> Self:
+    def of(
+        cls,
+        *layers: nn.Linear,
+        widths: Tensor | None = None,
+        keep_float: bool = True,
+        in_groups: bool = False,
+    ) -> Self:
         """Quantise layers that read the same inputs: the outputs of one come after those of the other.
 
-        With the `widths` of the inputs' columns [in] they are smoothed.
+        With the `widths` of the inputs' columns [in] they are smoothed; `in_groups` of `GROUP` columns,
+        where these come out even, weights and inputs are rounded by scales of each.
         """
         whole = torch.cat([layer.weight.detach() for layer in layers])
         factors = None if widths is None else smoothing_factors(widths, whole)
-        weight, scale = quantize_rows(whole if factors is None else whole * factors)
+        groups = whole.shape[1] // GROUP if in_groups and whole.shape[1] % GROUP == 0 else 1
+        weight, scale = quantize_rows(whole if factors is None else whole * factors, groups)
         biases: list[Tensor] = [
             torch.zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers
         ]
@@ -108,7 +123,7 @@ class Int8Linear(nn.Module):
         """Return a layer that computes only these outputs."""
         selected = copy(self)
         selected.out_features = len(outputs)
-        buffers = {name: getattr(self, name)[outputs] for name in ("total", "scale", "bias")}
+        buffers = {name: getattr(self, name)[..., outputs] for name in ("total", "scale", "bias")}
         if self._kernels is None:
             buffers["weight"] = self.weight[outputs]
         else:
@@ -125,7 +140,8 @@ class Int8Linear(nn.Module):
     def pointers(self) -> LinearPointers:
         """Return where the kernels find the layer's tensors."""
         tensors = (self.weight, self.total, self.scale, self.bias)
-        return LinearPointers.of(tensors, self.smoothing, self.in_features, self.out_features)
+        sizes = (self.in_features, self.out_features, self.in_features // self._groups)
+        return LinearPointers.of(tensors, self.smoothing, sizes)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return inputs [..., in] times the weights, plus the bias: [..., out], of the inputs' type."""
@@ -139,23 +155,25 @@ class Int8Linear(nn.Module):
 
     def _run_torch(self, rows: Tensor) -> Tensor:
         rows = rows if self.smoothing is None else rows * self.smoothing
-        least, greatest = rows.amin(-1, keepdim=True).clamp_(max=0), rows.amax(-1, keepdim=True).clamp_(min=0)
-        steps = greatest.sub_(least).div_(_LEVELS).clamp_(min=_LEAST_STEP)
-        per_step = steps.reciprocal()
-        lowest = least.mul_(per_step).round_()
-        levels = torch.minimum(rows.mul(per_step).round_(), lowest + _LEVELS)
-        # One operation at a time: fused ones would round differently from processor to processor.
-        return self._sums(levels, lowest).mul_(steps).mul_(self.scale).add_(self.bias)
+        outputs = self.bias
+        columns = self.in_features // self._groups
+        parts = zip(torch.split(rows, columns, -1), torch.split(self.weight, columns, -1), strict=True)
+        for group, (inputs, weight) in enumerate(parts):
+            levels, lowest, steps = _round(inputs)
+            sums = self._sums(levels, lowest, weight, self.total[group])
+            # One operation at a time: fused ones would round differently from processor to processor.
+            outputs = sums.mul_(steps).mul_(self.scale[group]).add_(outputs)
+        return outputs
 
-    def _sums(self, levels: Tensor, lowest: Tensor) -> Tensor:
+    def _sums(self, levels: Tensor, lowest: Tensor, weight: Tensor, total: Tensor) -> Tensor:
         if self._is_integer:
             # Eight bits hold the levels counted from the middle one; what that takes away comes back here.
             middle = lowest.add_(_MIDDLE)
-            sums = _multiply_integers(levels.sub_(middle).to(torch.int8), self.weight.t())
-            return sums.addcmul_(middle.to(torch.int32), self.total).float()
-        weight = self.weight if self.weight.dtype is torch.float32 else self.weight.float()
+            sums = _multiply_integers(levels.sub_(middle).to(torch.int8), weight.t())
+            return sums.addcmul_(middle.to(torch.int32), total).float()
+        weight = weight if weight.dtype is torch.float32 else weight.float()
         sums = functional.linear(levels[:, : self._width], weight[:, : self._width])
-        for start in range(self._width, self.in_features, self._width):
+        for start in range(self._width, weight.shape[1], self._width):
             part = slice(start, start + self._width)
             sums += functional.linear(levels[:, part], weight[:, part])
         return sums
@@ -183,10 +201,12 @@ def fit_as_float(layers: Iterable[nn.Linear]) -> bool:
     return sum(layer.weight.numel() for layer in layers) <= _FLOAT_COPY_LIMIT
 
 
-def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return bitsandbytes' 8-bit weights [out, in] and the scale of each row [out]."""
-    levels, largest, _ = _bitsandbytes().functional.int8_vectorwise_quant(weight.detach().half())
-    return levels, largest.float() / _WEIGHT_LEVELS
+def quantize_rows(weight: Tensor, groups: int = 1) -> tuple[Tensor, Tensor]:
+    """Return bitsandbytes' 8-bit weights [out, in] and the scales of each row's groups [groups, out]."""
+    parts = weight.detach().half().reshape(weight.shape[0] * groups, -1)
+    levels, largest, _ = _bitsandbytes().functional.int8_vectorwise_quant(parts)
+    scale = largest.float().view(-1, groups) / _WEIGHT_LEVELS
+    return levels.view(weight.shape), scale.t().contiguous()
 
 
 @cache
@@ -215,6 +235,15 @@ def _seconds(run: Callable[[], object], repeats: int = 30) -> float:
             run()
             best = min(best, time.perf_counter() - started)
     return best
+
+
+def _round(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each row's levels, as whole numbers, the lowest of them, and the step between them."""
+    least, greatest = rows.amin(-1, keepdim=True).clamp_(max=0), rows.amax(-1, keepdim=True).clamp_(min=0)
+    steps = greatest.sub_(least).div_(_LEVELS).clamp_(min=_LEAST_STEP)
+    per_step = steps.reciprocal()
+    lowest = least.mul_(per_step).round_()
+    return torch.minimum(rows.mul(per_step).round_(), lowest + _LEVELS), lowest, steps
 
 
 def _linear_layers(module: nn.Module, skip: frozenset[str]) -> Iterator[tuple[nn.Module, str, nn.Linear]]:

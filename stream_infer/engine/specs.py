@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-COMPUTATION_VERSION: Final = 2
+COMPUTATION_VERSION: Final = 3
 """Raised whenever the engine makes other numbers of the same model: workers that share a cache may be of
 two versions while one is rolled out, and results from the cache must be those that a worker would compute."""
 

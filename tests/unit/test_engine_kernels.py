@@ -59,13 +59,15 @@ def layer_for(
     layer: nn.Linear,
     monkeypatch: pytest.MonkeyPatch,
     widths: torch.Tensor | None = None,
+    *,
+    in_groups: bool = False,
 ) -> Int8Linear:
     """Return the 8-bit layer with the kernels for an instruction set, or without kernels."""
     found = instructions and load_kernels_for(instructions)
     assert (found is None) == (instructions is None)
     with monkeypatch.context() as patch:
         patch.setattr(quantization, "load_kernels", lambda: found)
-        return Int8Linear.of(layer, widths=widths)
+        return Int8Linear.of(layer, widths=widths, in_groups=in_groups)
 
 
 @needs_kernels
@@ -104,6 +106,28 @@ def test_a_layer_has_the_same_bits_with_kernels_and_without(
 
 @needs_kernels
 @with_each_set
+@pytest.mark.parametrize(("inputs", "outputs"), [(384, 130), (1536, 70), (200, 64)])
+@pytest.mark.parametrize("rows", [1, 5, 100])
+@torch.inference_mode()
+def test_a_layer_in_groups_has_the_same_bits_too(
+    instructions: InstructionSet, inputs: int, outputs: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Groups of a row that are wide, of one sign and zero, smoothed or not."""
+    layer = nn.Linear(inputs, outputs)
+    batch = torch.randn(rows, inputs) * torch.logspace(-2, 2, inputs)
+    batch[:, 128:256].abs_()
+    batch[0, :128] = 0.0
+
+    for widths in (None, batch.abs().amax(0)):
+        found = [
+            layer_for(each, layer, monkeypatch, widths, in_groups=True)(batch)
+            for each in (None, instructions)
+        ]
+        assert torch.equal(*found)
+
+
+@needs_kernels
+@with_each_set
 @torch.inference_mode()
 def test_threads_change_no_bit(instructions: InstructionSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work that is shared out gives what one thread gives."""
@@ -116,16 +140,17 @@ def test_threads_change_no_bit(instructions: InstructionSet, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("instructions", [None, *POSSIBLE], ids=lambda each: each.name if each else "torch")
+@pytest.mark.parametrize("inputs", [50, 256])
 @torch.inference_mode()
 def test_selected_outputs_are_those_of_the_whole_layer(
-    instructions: InstructionSet | None, monkeypatch: pytest.MonkeyPatch
+    instructions: InstructionSet | None, inputs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A shortlist's layer computes what the whole one computes for its words."""
     if instructions and find_compiler() is None:
         pytest.skip("there is no compiler")
-    layer = layer_for(instructions, nn.Linear(50, 200), monkeypatch)
+    layer = layer_for(instructions, nn.Linear(inputs, 200), monkeypatch, in_groups=True)
     outputs = torch.tensor([3, 7, 64, 130, 199])
-    batch = torch.randn(4, 50)
+    batch = torch.randn(4, inputs)
 
     assert torch.equal(layer(batch)[:, outputs], layer.select(outputs)(batch))
 

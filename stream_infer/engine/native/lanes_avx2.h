@@ -16,8 +16,8 @@ struct Ints {
 struct Doubles {  // eight
   __m256d low, high;
 };
-// How a layer's inputs are kept between rounding and multiplying: of each four the first, the third, the
-// second and the fourth, because the weights' bytes become words in that order.
+// How a layer's inputs are kept between rounding and multiplying: signed, and of each four the first, the
+// third, the second and the fourth, because the weights' bytes become words in that order.
 using Level = int16_t;
 
 constexpr int64_t kTileBlocks = 1;  // a product's tile of 6 x 16 numbers takes 12 of 16 registers
@@ -140,11 +140,18 @@ inline __m256i words_of(Ints value) {
 inline void store_words(int16_t* to, Ints value) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), words_of(value));
 }
-inline void store_levels(Level* to, Ints value) {
-  const __m256i words = _mm256_min_epi16(words_of(value), _mm256_set1_epi16(255));
+// Of 256 levels from the lowest one on.
+inline void store_levels(Level* to, Ints value, int32_t lowest) {
+  const __m256i greatest = _mm256_set1_epi16(static_cast<int16_t>(lowest + 255));
+  const __m256i words = _mm256_min_epi16(words_of(value), greatest);
   const __m256i order = _mm256_broadcastsi128_si256(
       _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_shuffle_epi8(words, order));
+}
+// A sum of products of levels, whose weights add up to `total`: here levels are what they are.
+inline Ints whole_sum(Ints sum, Ints total, int32_t lowest) {
+  static_cast<void>(total), static_cast<void>(lowest);
+  return sum;
 }
 // In each lane the low word of one, and above it that of another.
 inline Ints interleave_words(Ints low, Ints high) {

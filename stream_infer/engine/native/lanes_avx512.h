@@ -10,7 +10,8 @@ namespace native {
 using Floats = __m512;
 using Ints = __m512i;
 using Doubles = __m512d;  // eight
-using Level = uint8_t;    // how a layer's inputs are kept between rounding and multiplying: in order
+// How a layer's inputs are kept between rounding and multiplying: in order, counted from the lowest level.
+using Level = uint8_t;
 
 constexpr int64_t kTileBlocks = 4;  // a product's tile of 6 x 64 numbers takes 24 of 32 registers
 
@@ -75,8 +76,14 @@ inline Floats floats_of_bits(Ints value) { return _mm512_castsi512_ps(value); }
 inline void store_words(int16_t* to, Ints value) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(value));
 }
-inline void store_levels(Level* to, Ints value) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtusepi32_epi8(value));
+// Of 256 levels from the lowest one on.
+inline void store_levels(Level* to, Ints value, int32_t lowest) {
+  const __m512i counted = _mm512_sub_epi32(value, _mm512_set1_epi32(lowest));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtusepi32_epi8(counted));
+}
+// A sum of products of levels, whose weights add up to `total`: what counting them took away comes back.
+inline Ints whole_sum(Ints sum, Ints total, int32_t lowest) {
+  return add(sum, multiply(total, broadcast(lowest)));
 }
 // In each lane the low word of one, and above it that of another.
 inline Ints interleave_words(Ints low, Ints high) {

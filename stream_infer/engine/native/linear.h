@@ -14,22 +14,26 @@ namespace native {
 // Pointers into the tensors of an Int8Linear; arrays by column are padded to a multiple of kTileColumns.
 struct Linear {
   const int32_t* weight;  // [panels][depth][kTileColumns], 4 bytes of a column in each
-  const int32_t* total;
-  const float* scale;
+  const int32_t* total;    // [groups][panels][kTileColumns]
+  const float* scale;      // the same
   const float* bias;
   const float* smoothing;  // by input, or null
   int64_t inputs;
   int64_t outputs;
+  int64_t group;  // inputs that are rounded together
 
+  int64_t groups() const { return (inputs + group - 1) / group; }
   int64_t depth() const { return (inputs + 3) / 4; }
   int64_t panels() const { return (outputs + kTileColumns - 1) / kTileColumns; }
 };
 
-// Rows rounded to 256 levels between each one's least and greatest number.
+constexpr int64_t kLeastGroup = 64;  // unless all inputs are one group
+
+// Rows rounded, group by group, to 256 levels between the least and the greatest number of each.
 struct Levels {
-  Level* levels;  // [rows][stride], counted from the row's lowest level
-  int32_t* lowest;
-  float* steps;
+  Level* levels;    // [rows][stride]
+  int32_t* lowest;  // [rows][groups]
+  float* steps;     // the same
 
   static int64_t stride(int64_t inputs) { return (inputs + kLanes - 1) / kLanes * kLanes; }
 };
@@ -37,7 +41,8 @@ struct Levels {
 class LevelsBuffer {
  public:
   Levels of(int64_t rows, int64_t inputs) {
-    return {levels_.of(rows * Levels::stride(inputs)), lowest_.of(rows), steps_.of(rows)};
+    const int64_t groups = inputs / kLeastGroup + 1;
+    return {levels_.of(rows * Levels::stride(inputs)), lowest_.of(rows * groups), steps_.of(rows * groups)};
   }
 
  private:
@@ -53,10 +58,11 @@ inline Floats smoothed(const Linear& linear, const float* row, int64_t place) {
   return multiply(values, load_first(linear.inputs - place, linear.smoothing + place));
 }
 
-inline void quantize(const Linear& linear, const float* row, int64_t place, const Levels& to) {
-  const int64_t size = linear.inputs;
+inline void quantize_group(const Linear& linear, const float* row, int64_t place, int64_t group,
+                           const Levels& to) {
+  const int64_t first = group * linear.group, end = std::min(first + linear.group, linear.inputs);
   Floats least = broadcast(0.0f), greatest = least;
-  for (int64_t i = 0; i < size; i += kLanes) {
+  for (int64_t i = first; i < end; i += kLanes) {
     const Floats values = smoothed(linear, row, i);
     least = lesser(least, values);
     greatest = greater(greatest, values);
@@ -65,13 +71,16 @@ inline void quantize(const Linear& linear, const float* row, int64_t place, cons
   const float step = std::max((greatest_of(greatest) - low) / 255.0f, 1e-32f);
   const float per_step = 1.0f / step;
   const int32_t lowest = _mm_cvtss_si32(_mm_set_ss(low * per_step));
-  to.steps[place] = step;
-  to.lowest[place] = lowest;
-  Level* levels = to.levels + place * Levels::stride(size);
-  for (int64_t i = 0; i < size; i += kLanes) {
-    const Ints rounded = to_ints(multiply(smoothed(linear, row, i), broadcast(per_step)));
-    store_levels(levels + i, subtract(rounded, broadcast(lowest)));
+  to.steps[place * linear.groups() + group] = step;
+  to.lowest[place * linear.groups() + group] = lowest;
+  Level* levels = to.levels + place * Levels::stride(linear.inputs);
+  for (int64_t i = first; i < end; i += kLanes) {
+    store_levels(levels + i, to_ints(multiply(smoothed(linear, row, i), broadcast(per_step))), lowest);
   }
+}
+
+inline void quantize(const Linear& linear, const float* row, int64_t place, const Levels& to) {
+  for (int64_t group = 0; group < linear.groups(); ++group) quantize_group(linear, row, place, group, to);
 }
 
 // What is done to a layer's outputs; `Activation.code` in `exact.py` names these.
@@ -90,23 +99,34 @@ template <Then then>
 void apply_columns(const Linear& linear, const Levels& from, int64_t first, int64_t count, int64_t column,
                    float* out) {
   alignas(64) int32_t sums[kTileRows * kTileColumns];
+  alignas(64) float values[kTileRows * kTileColumns];
   const int64_t stride = Levels::stride(linear.inputs) * static_cast<int64_t>(sizeof(Level)) / 4;
   const auto* left = reinterpret_cast<const int32_t*>(from.levels) + first * stride;
   const int64_t columns = std::min(kTileColumns, linear.outputs - column);
+  const int64_t groups = linear.groups(), depth = (std::min(linear.group, linear.inputs) + 3) / 4;
   for_each_tile(count, [&](int64_t start, int64_t rows) {
-    tile_of<Packed::kBytes>(rows, (columns + kLanes - 1) / kLanes)(
-        left + start * stride, stride, linear.weight + column * linear.depth(), kTileColumns, linear.depth(),
-        sums);
-    for (int64_t block = 0; block < columns; block += kLanes) {
-      const Ints total = load(linear.total + column + block);
-      const Floats scale = load(linear.scale + column + block), bias = load(linear.bias + column + block);
-      for (int64_t row = 0; row < rows; ++row) {
-        const int64_t place = first + start + row;
-        const Ints below = multiply(total, broadcast(from.lowest[place]));
-        const Floats sum = to_floats(add(load(sums + row * kTileColumns + block), below));
-        Floats value = multiply(sum, broadcast(from.steps[place]));
-        value = activate<then>(multiply_then_add(value, scale, bias));
-        store_first(columns - block, out + place * linear.outputs + column + block, value);
+    const MultiplyTile multiply_group = tile_of<Packed::kBytes>(rows, (columns + kLanes - 1) / kLanes);
+    for (int64_t group = 0; group < groups; ++group) {
+      const bool is_last = group == groups - 1;
+      multiply_group(left + start * stride + group * depth * static_cast<int64_t>(sizeof(Level)), stride,
+                     linear.weight + column * linear.depth() + group * depth * kTileColumns, kTileColumns,
+                     std::min(depth, linear.depth() - group * depth), sums);
+      for (int64_t block = 0; block < columns; block += kLanes) {
+        const int64_t output = group * linear.panels() * kTileColumns + column + block;
+        const Ints total = load(linear.total + output);
+        const Floats scale = load(linear.scale + output), bias = load(linear.bias + column + block);
+        for (int64_t row = 0; row < rows; ++row) {
+          const int64_t place = first + start + row, cell = row * kTileColumns + block;
+          const Ints sum = whole_sum(load(sums + cell), total, from.lowest[place * groups + group]);
+          const Floats stepped = multiply(to_floats(sum), broadcast(from.steps[place * groups + group]));
+          Floats value = multiply_then_add(stepped, scale, group ? load(values + cell) : bias);
+          if (!is_last) {
+            store(values + cell, value);
+            continue;
+          }
+          store_first(columns - block, out + place * linear.outputs + column + block,
+                      activate<then>(value));
+        }
       }
     }
   });
