@@ -55,7 +55,11 @@ class FusedLayer(nn.Module):
         # Only what comes from a normalisation is smoothed: other inputs have no such columns.
         self.qkv, self.attended, self.inner, self.outer = (
             Int8Linear.of(
-                *cast("Sequence[nn.Linear]", linears), widths=known, keep_float=keep_float, in_groups=True
+                *cast("Sequence[nn.Linear]", linears),
+                widths=known,
+                keep_float=keep_float,
+                # GELU makes numbers that stand out; elsewhere groups cost more time than they are worth.
+                in_groups=linears == (outer,),
             )
             for linears, known in (
                 ((query, key, value), widths.get(query)),

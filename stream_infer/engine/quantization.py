@@ -40,7 +40,7 @@ _EXACT_FLOAT: Final = 2**24
 _EXACT_WIDTH: Final = _EXACT_FLOAT // (_LEVELS * _WEIGHT_LEVELS)
 """Any sum of this many products of a level and a weight is exact in float32."""
 _LEAST_STEP: Final = 1e-32
-GROUP: Final = 128
+GROUP: Final = 256
 """Inputs that are rounded together where a layer's are rounded in groups."""
 _FLOAT_COPY_LIMIT: Final = 64_000_000
 """Modules with more weights than this stay 8-bit in memory also where products run in float32."""

@@ -46,7 +46,7 @@ FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
     "electra": lambda: ElectraConfig(**SIZES, embedding_size=16),
     "distilbert": lambda: DistilBertConfig(**DISTILBERT, max_position_embeddings=160),
     "one wide head": lambda: BertConfig(**SIZES | {"num_attention_heads": 1}),
-    "sizes of several groups": lambda: BertConfig(**SIZES | {"hidden_size": 256, "intermediate_size": 384}),
+    "sizes of several groups": lambda: BertConfig(**SIZES | {"intermediate_size": 512}),
     "narrow heads": lambda: BertConfig(**SIZES | {"num_attention_heads": 4}),
 }
 AUTO_MODEL: Any = AutoModel  # publishes no types

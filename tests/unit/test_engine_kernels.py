@@ -106,7 +106,7 @@ def test_a_layer_has_the_same_bits_with_kernels_and_without(
 
 @needs_kernels
 @with_each_set
-@pytest.mark.parametrize(("inputs", "outputs"), [(384, 130), (1536, 70), (200, 64)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(512, 130), (1536, 70), (200, 64)])
 @pytest.mark.parametrize("rows", [1, 5, 100])
 @torch.inference_mode()
 def test_a_layer_in_groups_has_the_same_bits_too(
@@ -115,8 +115,8 @@ def test_a_layer_in_groups_has_the_same_bits_too(
     """Groups of a row that are wide, of one sign and zero, smoothed or not."""
     layer = nn.Linear(inputs, outputs)
     batch = torch.randn(rows, inputs) * torch.logspace(-2, 2, inputs)
-    batch[:, 128:256].abs_()
-    batch[0, :128] = 0.0
+    batch[:, 256:512].abs_()
+    batch[0, :256] = 0.0
 
     for widths in (None, batch.abs().amax(0)):
         found = [
@@ -140,7 +140,7 @@ def test_threads_change_no_bit(instructions: InstructionSet, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("instructions", [None, *POSSIBLE], ids=lambda each: each.name if each else "torch")
-@pytest.mark.parametrize("inputs", [50, 256])
+@pytest.mark.parametrize("inputs", [50, 512])
 @torch.inference_mode()
 def test_selected_outputs_are_those_of_the_whole_layer(
     instructions: InstructionSet | None, inputs: int, monkeypatch: pytest.MonkeyPatch

@@ -69,9 +69,9 @@ def test_a_layer_stays_close_to_full_precision() -> None:
 @torch.inference_mode()
 def test_a_wide_number_costs_only_its_group() -> None:
     """Where rows of weights and of inputs have one number that stands out, groups err far less."""
-    layer, inputs = nn.Linear(512, 64), torch.randn(100, 512)
+    layer, inputs = nn.Linear(1024, 64), torch.randn(100, 1024)
     layer.weight[:, 3] = 2.0
-    inputs[:, 200] = 60.0
+    inputs[:, 300] = 60.0
     exact = layer(inputs)
 
     whole, grouped = (Int8Linear.of(layer, in_groups=chosen)(inputs) - exact for chosen in (False, True))
