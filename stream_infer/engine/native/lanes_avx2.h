@@ -149,7 +149,8 @@ inline void store_levels(Level* to, Ints value, int32_t lowest) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_shuffle_epi8(words, order));
 }
 // A sum of products of levels, whose weights add up to `total`: here levels are what they are.
-inline Ints whole_sum(Ints sum, Ints total, int32_t lowest) {
+template <typename Sum>
+Sum whole_sum(Sum sum, Sum total, int32_t lowest) {
   static_cast<void>(total), static_cast<void>(lowest);
   return sum;
 }

@@ -85,6 +85,7 @@ inline void store_levels(Level* to, Ints value, int32_t lowest) {
 inline Ints whole_sum(Ints sum, Ints total, int32_t lowest) {
   return add(sum, multiply(total, broadcast(lowest)));
 }
+inline int32_t whole_sum(int32_t sum, int32_t total, int32_t lowest) { return sum + total * lowest; }
 // In each lane the low word of one, and above it that of another.
 inline Ints interleave_words(Ints low, Ints high) {
   return _mm512_mask_blend_epi16(0xaaaaaaaau, low, shift_left<16>(high));

@@ -28,7 +28,7 @@ inline void score_words(const OutputRows& outputs, const float* row, const int32
   for (; place < width && words[place] >= 0; ++place) {
     const int64_t word = words[place];
     const int32_t sum = multiply_row(left, outputs.weights + word * linear.inputs, linear.inputs);
-    const float whole = static_cast<float>(sum + linear.total[word] * levels.lowest[0]);
+    const auto whole = static_cast<float>(whole_sum(sum, linear.total[word], levels.lowest[0]));
     scores[place] = whole * levels.steps[0] * linear.scale[word] + linear.bias[word];
   }
   for (; place < width; ++place) scores[place] = -__builtin_inff();
