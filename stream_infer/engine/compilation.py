@@ -27,7 +27,7 @@ NO_KERNELS: Final = "none"
 
 _COMPILERS: Final = ("g++", "c++", "clang++")
 _FLAGS: Final = (
-    *("-std=c++17", "-O3", "-fPIC", "-shared", "-fopenmp"),
+    *("-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-fopenmp"),
     # A product and a sum in one step would round differently from torch.
     "-ffp-contract=off",
 )

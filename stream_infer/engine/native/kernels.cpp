@@ -132,12 +132,15 @@ std::vector<int64_t> divide(const int64_t* starts, int64_t texts, int64_t rows) 
 
 using namespace native;
 
+// All else is hidden: where a process loads the kernels for two instruction sets, each calls its own.
+#define EXPORTED extern "C" __attribute__((visibility("default")))
+
 // How many columns a panel of a weight has.
-extern "C" int32_t panel_columns() { return kTileColumns; }
+EXPORTED int32_t panel_columns() { return kTileColumns; }
 
 // Takes the tokens of texts through all layers: hidden [starts[texts]][hidden], which is what the layers are
 // given if there are no ids.
-extern "C" void encode(const Encoder* encoder, const Tokens* tokens, float* hidden, const int64_t* starts,
+EXPORTED void encode(const Encoder* encoder, const Tokens* tokens, float* hidden, const int64_t* starts,
                        int64_t texts, int32_t threads) {
   static thread_local RowsBuffer buffer;
   const int64_t share = (starts[texts] + threads - 1) / threads;
@@ -163,7 +166,7 @@ extern "C" void encode(const Encoder* encoder, const Tokens* tokens, float* hidd
 }
 
 // Writes out [rows][outputs], the outputs of one layer for rows [rows][inputs].
-extern "C" void run_linear(const Linear* linear, const float* rows, int64_t count, float* out,
+EXPORTED void run_linear(const Linear* linear, const float* rows, int64_t count, float* out,
                            int32_t threads) {
   static thread_local LevelsBuffer buffer;
   const Levels levels = buffer.of(count, linear->inputs);
@@ -178,7 +181,7 @@ extern "C" void run_linear(const Linear* linear, const float* rows, int64_t coun
 
 // Takes one token of each row through all layers: hidden [rows][size], in place. On the calling thread alone:
 // batches are decoded side by side, each on a core of its own.
-extern "C" void decode_step(const Decoder* decoder, const DecodedRows* rows, float* hidden, int64_t count) {
+EXPORTED void decode_step(const Decoder* decoder, const DecodedRows* rows, float* hidden, int64_t count) {
   static thread_local StepBuffer buffer;
   for (int64_t first = 0; first < count; first += kChunkRows) {
     const int64_t own = std::min(kChunkRows, count - first);
@@ -187,7 +190,7 @@ extern "C" void decode_step(const Decoder* decoder, const DecodedRows* rows, flo
 }
 
 // Writes scores [rows][width], each row's outputs of the layer at its words [rows][width]; see `score_words`.
-extern "C" void score_words(const OutputRows* outputs, const float* rows, int64_t count, const int32_t* words,
+EXPORTED void score_words(const OutputRows* outputs, const float* rows, int64_t count, const int32_t* words,
                             int64_t width, float* scores) {
   for (int64_t row = 0; row < count; ++row) {
     const int64_t place = row * width;
