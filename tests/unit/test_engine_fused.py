@@ -22,13 +22,15 @@ from transformers import (
     RobertaConfig,
 )
 
-from stream_infer.engine import exact, fused, kernels, quantization
+from stream_infer.engine import exact, fused, quantization
 from stream_infer.engine.encoder import Classifier, Embedder
 from stream_infer.engine.fused import FusedEncoder, quantize_encoder
+from stream_infer.engine.kernels import load_kernels_for
 from stream_infer.engine.packed import PackedEncoder
 from stream_infer.engine.quantization import Int8Linear
 from stream_infer.engine.segments import Block
 from stream_infer.engine.smoothing import WidthWatch
+from tests.unit.instruction_sets import POSSIBLE
 
 SIZES: dict[str, Any] = {
     "vocab_size": 60,
@@ -68,17 +70,17 @@ def texts(lengths: Sequence[int]) -> Texts:
     return [generator.integers(5, 60, length).astype(np.int32) for length in lengths]
 
 
-@pytest.fixture
-def quantised(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], Any]:
+@pytest.fixture(params=POSSIBLE, ids=lambda each: each.name)
+def quantised(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], Any]:
     """Quantises a model so that it runs on one path or the other."""
+    found = load_kernels_for(request.param)
 
     def quantise(path: str, model: Any) -> Any:
-        if path == "kernels" and kernels.load_kernels() is None:
-            pytest.skip("there are no kernels on this machine")
+        if path == "kernels" and found is None:
+            pytest.skip("there is no compiler on this machine")
         with monkeypatch.context() as patch:
-            if path == "torch":
-                patch.setattr(quantization, "load_kernels", lambda: None)
-                patch.setattr(fused, "load_kernels", lambda: None)
+            for module in (quantization, fused):
+                patch.setattr(module, "load_kernels", lambda: found if path == "kernels" else None)
             watch = WidthWatch(model)
             with torch.inference_mode():
                 model(torch.arange(5, 60)[None])

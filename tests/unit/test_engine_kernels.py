@@ -20,12 +20,10 @@ from stream_infer.engine.compilation import (
     kernels_at_hand,
 )
 from stream_infer.engine.kernels import load_kernels, load_kernels_for, pack_weight, unpack_rows
-from stream_infer.engine.processor import processor_field
 from stream_infer.engine.quantization import Int8Linear
 from tests.unit.full_disk import full_disk
+from tests.unit.instruction_sets import AVX2, POSSIBLE
 
-AVX2 = INSTRUCTION_SETS[-1]
-POSSIBLE = [each for each in INSTRUCTION_SETS if each.needed <= set(processor_field("flags").split())]
 needs_kernels = pytest.mark.skipif(
     not POSSIBLE or find_compiler() is None,
     reason="there is no compiler, or no processor for what it would make",

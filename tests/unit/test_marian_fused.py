@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stream_infer.engine import kernels, marian_fused, quantization
+from stream_infer.engine import marian_fused, quantization
+from stream_infer.engine.kernels import load_kernels_for
 from stream_infer.engine.marian import PackedDecoder, PackedMarian
 from stream_infer.engine.marian_fused import quantize_marian
 from stream_infer.engine.marian_layers import PackedMarianConfig
 from stream_infer.engine.marian_lookback import FIRST_CAPACITY
+from tests.unit.instruction_sets import POSSIBLE
 
 WORDS = 90
 LENGTHS = (1, 3, 3, 16, 17, 40)
@@ -41,17 +43,17 @@ def _one_core() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture
-def quantised(monkeypatch: pytest.MonkeyPatch) -> Quantise:
+@pytest.fixture(params=POSSIBLE, ids=lambda each: each.name)
+def quantised(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Quantise:
     """Quantises a model so that it runs on one path or the other."""
+    found = load_kernels_for(request.param)
 
     def quantise(path: str, model: PackedMarian) -> PackedMarian:
-        if path == "kernels" and kernels.load_kernels() is None:
-            pytest.skip("there are no kernels on this machine")
+        if path == "kernels" and found is None:
+            pytest.skip("there is no compiler on this machine")
         with monkeypatch.context() as patch:
-            if path == "torch":
-                for module in (quantization, marian_fused):
-                    patch.setattr(module, "load_kernels", lambda: None)
+            for module in (quantization, marian_fused):
+                patch.setattr(module, "load_kernels", lambda: found if path == "kernels" else None)
             quantize_marian(model)
         assert (model.kernels is None) == (path == "torch")
         return model

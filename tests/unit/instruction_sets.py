@@ -1,0 +1,22 @@
+"""The instruction sets whose kernels tests run, one of which no processor need have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from stream_infer.engine.compilation import INSTRUCTION_SETS, InstructionSet
+from stream_infer.engine.processor import processor_field
+
+AVX2: Final = INSTRUCTION_SETS[-1]
+EMULATED: Final = InstructionSet(
+    "AVX-512 VNNI, emulated",
+    (*AVX2.flags, "-O1", "-include", str(Path(__file__).with_name("avx512.h"))),
+    AVX2.needed,
+)
+"""The sources for AVX-512 on a processor with AVX2, by what `avx512.h` makes of its instructions."""
+POSSIBLE: Final = [
+    each
+    for each in (*INSTRUCTION_SETS, EMULATED)
+    if each.needed <= frozenset(processor_field("flags").split())
+]
