@@ -31,11 +31,10 @@ def quantize_marian(model: PackedMarian) -> None:
 
     On CUDA, and where sizes or the activation are none of the kernels', layers stay apart.
     """
+    quantize(model, ())
     activation = _ACTIVATIONS.get(model.config.activation)
     if activation is None or model.device.type != "cpu" or not _is_fusible(model.config):
-        quantize(model, ())
         return
-    quantize(model, ())
     layers = list(cast("Sequence[DecoderLayer]", model.decoder))
     for layer in layers:
         for part in (layer, layer.past, layer.feed_forward):
