@@ -206,8 +206,15 @@ class Worker:
         if self._state.is_stopping:
             return
         for partition in partitions:
-            owner = self._owners[partition] = self._make_owner(partition)
-            self._tasks[partition] = self._background.create_task(owner.run())
+            owner = self._make_owner(partition)
+            owning = owner.run()
+            try:
+                self._tasks[partition] = self._background.create_task(owning)
+            except RuntimeError:
+                # What else goes on has failed, and ends this worker.
+                owning.close()
+                return
+            self._owners[partition] = owner
 
     async def _release(self, partitions: Iterable[Partition]) -> None:
         """Let partitions go: publish what is in flight, for a bounded time, then close their producers.
