@@ -62,12 +62,15 @@ class KernelDecoder:
 
     def score_words(self, hidden: Tensor, words: Tensor) -> Tensor:
         """Return the logits of each row's int32 words, [rows, width]: see `Kernels.score_words`."""
-        outputs = OutputRowsPointers(self._projection.pointers(), self._weight.data_ptr())
-        return self._kernels.score_words(outputs, hidden, words)
+        return self._kernels.score_words(self._outputs, hidden, words)
 
     @cached_property
     def _weight(self) -> Tensor:
         return self._projection.unpacked()
+
+    @cached_property
+    def _outputs(self) -> OutputRowsPointers:
+        return OutputRowsPointers(self._projection.pointers(), self._weight.data_ptr())
 
     @cached_property
     def _pointers(self) -> DecoderPointers:
