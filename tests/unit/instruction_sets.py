@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Final
 
+import pytest
+
 from stream_infer.engine.compilation import INSTRUCTION_SETS, InstructionSet
+from stream_infer.engine.kernels import Kernels
 from stream_infer.engine.processor import processor_field
 
 AVX2: Final = INSTRUCTION_SETS[-1]
@@ -20,3 +26,16 @@ POSSIBLE: Final = [
     for each in (*INSTRUCTION_SETS, EMULATED)
     if each.needed <= frozenset(processor_field("flags").split())
 ]
+
+
+@contextmanager
+def on_path(
+    path: str, found: Kernels | None, monkeypatch: pytest.MonkeyPatch, *modules: ModuleType
+) -> Iterator[None]:
+    """Have the modules take the kernels that were found, or torch, while the context lasts."""
+    if path == "kernels" and found is None:
+        pytest.skip("there is no compiler on this machine")
+    with monkeypatch.context() as patch:
+        for module in modules:
+            patch.setattr(module, "load_kernels", lambda: found if path == "kernels" else None)
+        yield

@@ -30,7 +30,7 @@ from stream_infer.engine.packed import PackedEncoder
 from stream_infer.engine.quantization import Int8Linear
 from stream_infer.engine.segments import Block
 from stream_infer.engine.smoothing import WidthWatch
-from tests.unit.instruction_sets import POSSIBLE
+from tests.unit.instruction_sets import POSSIBLE, on_path
 
 SIZES: dict[str, Any] = {
     "vocab_size": 60,
@@ -76,11 +76,7 @@ def quantised(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     found = load_kernels_for(request.param)
 
     def quantise(path: str, model: Any) -> Any:
-        if path == "kernels" and found is None:
-            pytest.skip("there is no compiler on this machine")
-        with monkeypatch.context() as patch:
-            for module in (quantization, fused):
-                patch.setattr(module, "load_kernels", lambda: found if path == "kernels" else None)
+        with on_path(path, found, monkeypatch, quantization, fused):
             watch = WidthWatch(model)
             with torch.inference_mode():
                 model(torch.arange(5, 60)[None])

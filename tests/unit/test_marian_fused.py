@@ -16,7 +16,7 @@ from stream_infer.engine.marian import PackedDecoder, PackedMarian
 from stream_infer.engine.marian_fused import quantize_marian
 from stream_infer.engine.marian_layers import PackedMarianConfig
 from stream_infer.engine.marian_lookback import FIRST_CAPACITY
-from tests.unit.instruction_sets import POSSIBLE
+from tests.unit.instruction_sets import POSSIBLE, on_path
 
 WORDS = 90
 LENGTHS = (1, 3, 3, 16, 17, 40)
@@ -49,11 +49,7 @@ def quantised(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     found = load_kernels_for(request.param)
 
     def quantise(path: str, model: PackedMarian) -> PackedMarian:
-        if path == "kernels" and found is None:
-            pytest.skip("there is no compiler on this machine")
-        with monkeypatch.context() as patch:
-            for module in (quantization, marian_fused):
-                patch.setattr(module, "load_kernels", lambda: found if path == "kernels" else None)
+        with on_path(path, found, monkeypatch, quantization, marian_fused):
             quantize_marian(model)
         assert (model.kernels is None) == (path == "torch")
         return model
